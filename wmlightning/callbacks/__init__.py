@@ -1,0 +1,1 @@
+"""Callbacks: accuracies kept apart, the trigger gallery, the progress bar."""

@@ -1,0 +1,118 @@
+"""Clean accuracy, trigger accuracy and decoy accuracy: counted apart, never mixed in one number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from wmlightning.data.batches import Batch
+
+
+class GroupAccuracy(Metric):
+    """Hits and counts by group. Sums over processes are exact.
+
+    Args:
+        n_groups: number of groups.
+    """
+
+    full_state_update = False
+    hits: Tensor
+    counts: Tensor
+
+    def __init__(self, n_groups: int) -> None:
+        super().__init__()
+        self.add_state("hits", torch.zeros(n_groups, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(n_groups, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, predicted: Tensor, labels: Tensor, groups: Tensor) -> None:
+        """Counts a batch; each int64 ``(n,)``."""
+        n = len(self.hits)
+        self.hits += torch.bincount(groups[predicted == labels], minlength=n)
+        self.counts += torch.bincount(groups, minlength=n)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Hits and counts by group."""
+        return self.hits, self.counts
+
+
+class Accuracies(L.Callback):
+    """Counts each evaluation loader in a metric of its own and logs one number an epoch for each.
+
+    Logs ``val/clean_acc`` and ``val/trigger_acc``; at the end ``test/clean_acc``, ``test/source_acc``,
+    ``test/trigger_acc``, ``test/trigger_new_acc``, ``test/decoy_acc`` and ``test/decoy_acc_max`` (the luckiest
+    stranger). Names come from the data module's ``loader_names``; the module's evaluation steps return predictions.
+
+    Args:
+        source_classes: classes that ``test/source_acc`` is measured on.
+        n_groups: upper bound of the group numbers.
+    """
+
+    def __init__(self, source_classes: Sequence[int], n_groups: int) -> None:
+        self.source_classes = list(source_classes)
+        self.n_groups = n_groups
+        self.names: list[str] = []
+        self.metrics: list[GroupAccuracy] = []
+
+    def _start(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        self.names = trainer.datamodule.loader_names(stage)  # type: ignore[attr-defined]
+        self.metrics = [GroupAccuracy(self.n_groups).to(module.device) for _ in self.names]
+
+    def _count(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:
+        self.metrics[dataloader_idx].update(outputs, batch.labels, batch.groups)
+
+    def _log(self, module: L.LightningModule, stage: str) -> None:
+        values: dict[str, Tensor] = {}
+        for name, metric in zip(self.names, self.metrics, strict=True):
+            hits, counts = metric.compute()
+            values[f"{stage}/{name}_acc"] = hits.sum() / counts.sum()
+            if stage == "test" and name == "clean":
+                values["test/source_acc"] = hits[self.source_classes].sum() / counts[self.source_classes].sum()
+            if stage == "test" and name == "decoy":
+                values["test/decoy_acc_max"] = (hits / counts)[counts > 0].max()
+        # Every process computed the same sums; sync_dist only keeps Lightning from doubting it.
+        module.log_dict(values, prog_bar=stage == "val", sync_dist=True)
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts counting."""
+        self._start(trainer, pl_module, "val")
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Counts a batch."""
+        self._count(outputs, batch, dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Logs."""
+        self._log(pl_module, "val")
+
+    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts counting."""
+        self._start(trainer, pl_module, "test")
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Counts a batch."""
+        self._count(outputs, batch, dataloader_idx)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Logs."""
+        self._log(pl_module, "test")

@@ -1,0 +1,62 @@
+"""Where a killed training goes on: after its last finished epoch."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+FILE = "resume.ckpt"
+
+
+class ResumePoint(ModelCheckpoint):
+    """Keeps one checkpoint of the last finished epoch, with the metrics of all epochs and the seconds spent so far.
+
+    The file is replaced as a whole (Lightning writes aside and renames), and holds tensors and plain values only, so
+    that it loads with ``weights_only=True``.
+
+    Args:
+        folder: where ``resume.ckpt`` is kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename=Path(FILE).stem,
+            save_top_k=1,
+            every_n_epochs=1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        self.history: list[dict[str, float]] = []
+        self.seconds_before = 0.0
+        self.started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, earlier attempts included as far as their epochs were finished."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock."""
+        super().on_train_start(trainer, pl_module)
+        self.started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Notes the epoch's metrics, then saves."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.history.append({"epoch": float(trainer.current_epoch), **metrics})
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adds what must survive a kill."""
+        return {**super().state_dict(), "history": self.history, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes it up again."""
+        super().load_state_dict(state_dict)
+        self.history = list(state_dict["history"])
+        self.seconds_before = float(state_dict["seconds"])

@@ -1,0 +1,71 @@
+"""Files written whole or not at all, and the check that a folder can be written to."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from wmlightning.errors import UserError
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes ``content`` to ``path`` so that a reader sees the old file or the new one, never a part.
+
+    The bytes go to a file beside it, reach the disk, and are renamed.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; ours follow the user's umask
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes ``content`` as indented JSON with sorted keys. Whole or not at all."""
+    write_bytes(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+def check_writable(folder: Path, key: str, needed_bytes: int) -> None:
+    """Refuses a folder that could not be made or written to, without making it.
+
+    Args:
+        folder: need not exist.
+        key: the config key that named it.
+        needed_bytes: what a run will write at the most.
+
+    Raises:
+        UserError: if something on the way is no folder, forbids writing, or its disk is too full.
+    """
+    parent = folder.absolute()
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise UserError(key, f"{parent} is a file", "name a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(key, f"no right to write in {parent}", "name a folder that you may write to")
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise UserError(key, f"cannot write in {parent} ({why})", "name another folder") from error
+    free = shutil.disk_usage(parent).free
+    if free < needed_bytes:
+        raise UserError(
+            key,
+            f"{free / 2**20:.0f} MiB are free in {parent}",
+            f"a run writes up to {needed_bytes / 2**20:.0f} MiB: make room or name another folder",
+        )

@@ -1,0 +1,284 @@
+"""One job, settled: everything a run needs, checked before an image is read or a byte is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from wmlightning.config import dataset_config, make, plain, setting, without
+from wmlightning.data.batches import Loading
+from wmlightning.data.datamodule import Batching, WatermarkData
+from wmlightning.data.source import Source
+from wmlightning.data.splits import Roles, assign_roles
+from wmlightning.errors import UserError
+from wmlightning.files import check_writable
+from wmlightning.models.classifier import Optimisation
+from wmlightning.models.networks import Normalized
+from wmlightning.precision import device_type, resolve_precision
+from wmlightning.results.card import fingerprint
+from wmlightning.secret import Secret
+from wmlightning.seeds import role_seed
+from wmlightning.watermarks.base import MarkingWatermark, PictureWatermark, Watermark
+from wmlightning.watermarks.scheme import Labels, Scheme, choose_labels
+from wmlightning.watermarks.triggers import TriggerMaker, no_triggers
+
+#: Raise it when the same config no longer gives the same weights.
+_TRAINING_VERSION = 1
+
+#: Keys that change where, how watched or how fast a model is trained, but not which model it is.
+_NOT_IN_FINGERPRINT = {
+    "dataset": ("name",),
+    "recipe": ("num_workers", "eval_batch_size"),
+    "trainer": (
+        "_target_",
+        "accelerator",
+        "devices",
+        "num_nodes",
+        "strategy",
+        "precision",
+        "num_sanity_val_steps",
+        "enable_progress_bar",
+        "enable_model_summary",
+        "log_every_n_steps",
+        "use_distributed_sampler",
+        "profiler",
+        "default_root_dir",
+    ),
+}
+_PLACES = ("data_dir", "root", "download")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A settled job.
+
+    Attributes:
+        cfg: the config, with ``auto`` filled in.
+        seed: the user's seed.
+        source: the task's data.
+        roles: who may see which image.
+        labels: source classes and labels of marks.
+        maker: makes the triggers; ``None`` without a watermark.
+        scheme: the watermark's common options.
+        net: the network with its initial weights, taking images in [0, 1].
+        optimisation: how it is trained.
+        precision: the arithmetic chosen.
+        device: ``cpu``, ``cuda`` or ``mps``.
+        identity: what determines the trained model.
+        name: name of the run.
+        folder: where the run's files are.
+    """
+
+    cfg: DictConfig
+    seed: int
+    source: Source
+    roles: Roles
+    labels: Labels
+    maker: TriggerMaker | None
+    scheme: Scheme
+    net: nn.Module
+    optimisation: Optimisation
+    precision: str
+    device: str
+    identity: dict[str, Any]
+    name: str
+    folder: Path
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the trained model."""
+        return fingerprint(self.identity)
+
+    def data_module(self) -> WatermarkData:
+        """Reads the data and makes the triggers."""
+        triggers = self.maker.make() if self.maker else no_triggers(self.source.shape)
+        val, test = {}, {}
+        if self.maker:
+            val = {"trigger": triggers.trained}
+            test = {"trigger": triggers.trained, "trigger_new": triggers.new, "decoy": triggers.decoys}
+        recipe = self.cfg.recipe
+        batching = Batching(
+            batch_size=recipe.batch_size,
+            mix=self.scheme.mix,
+            per_batch=self.scheme.per_batch,
+            augment_marked=self.scheme.augment,
+            seed=self.seed,
+        )
+        augment = make(recipe.augment, "recipe.augment") if recipe.augment else None
+        loading = Loading(num_workers=recipe.num_workers, eval_batch_size=recipe.eval_batch_size)
+        watched = {"val": val, "test": test}
+        return WatermarkData(
+            self.source, self.roles, triggers.merged(), watched, batching, augment, loading, triggers.originals
+        )
+
+
+def prepare(cfg: DictConfig) -> Job:
+    """Settles a job: cheap checks first, then labels, nothing written.
+
+    Raises:
+        UserError: for every mistake of the user's that can be seen before training.
+    """
+    cfg = _own_copy(cfg)
+    seed = setting(cfg.seed, "seed", int, 0, 2**63 - 1)
+    device = device_type(cfg.trainer.get("accelerator", "auto"))
+    precision = resolve_precision(cfg.trainer.get("precision", "auto"), device)
+    _check_numbers(cfg)
+    optimisation = _optimisation(cfg)
+    scheme = _scheme(cfg.watermark)
+    source: Source = make(cfg.dataset.source, "dataset.source")
+    watermark = _watermark(cfg)
+    secret = Secret.from_seed(role_seed(seed, "secret"))
+    marks_task = isinstance(watermark, MarkingWatermark)
+    own = (cfg.dataset.source_class, cfg.dataset.target_class)
+    labels = choose_labels(scheme, secret, source, *own, marks_task=marks_task)
+    if isinstance(watermark, Watermark):
+        watermark.check(source.shape, scheme.n_marks, scheme.negatives > 0)
+    net = _network(cfg, source, seed)
+    check_writable(Path(cfg.runs_dir), "runs_dir", _bytes_needed(net))
+
+    roles = assign_roles(source.labels("train"), source.labels("test"), seed, cfg.dataset.val_share)
+    maker = None
+    if isinstance(watermark, (MarkingWatermark, PictureWatermark)):
+        maker = TriggerMaker(watermark, scheme, labels, secret, source, roles)
+    n_images = len(roles.train) + (maker.n + maker.n_negatives if maker else 0)
+    if cfg.recipe.batch_size > n_images:
+        raise UserError("recipe.batch_size", f"{cfg.recipe.batch_size} of {n_images} images", "a smaller batch")
+
+    identity = _identity(cfg, source, watermark, precision)
+    name = f"{cfg.dataset.name}-{_last(cfg.watermark)}-{_last(cfg.model)}-s{seed}-{fingerprint(identity)}"
+    folder = Path(cfg.runs_dir).absolute() / name
+    cfg.auto.update(run_dir=str(folder), name=name, group=_group(cfg), tags=_tags(cfg))
+    return Job(
+        cfg, seed, source, roles, labels, maker, scheme, net, optimisation, precision, device, identity, name, folder
+    )
+
+
+def _own_copy(cfg: DictConfig) -> DictConfig:
+    cfg = cfg.copy()
+    images = cfg.watermark.get("images")
+    if isinstance(images, str):  # the name of another data set
+        cfg.watermark.images = dataset_config(images, "watermark.images")
+    return cfg
+
+
+def _scheme(node: DictConfig) -> Scheme:
+    names = {field.name for field in fields(Scheme)}
+    return Scheme(**{key: value for key, value in plain(node).items() if key in names})
+
+
+def _watermark(cfg: DictConfig) -> Watermark | None:
+    node = cfg.watermark
+    if node.get("_target_") is None:
+        return None
+    if not node.n_triggers:
+        raise UserError("watermark.n_triggers", "0 triggers", "watermark=none, or a number or share of triggers")
+    common = {field.name for field in fields(Scheme)}
+    own = OmegaConf.masked_copy(node, [key for key in node if key not in common])
+    own._set_parent(cfg)  # its interpolations are relative to the whole
+    watermark = make(own, "watermark")
+    if not isinstance(watermark, (MarkingWatermark, PictureWatermark)):
+        right = "a class derived from MarkingWatermark or PictureWatermark"
+        raise UserError("watermark._target_", f"{node._target_} is no watermark", right)
+    return watermark
+
+
+def _network(cfg: DictConfig, source: Source, seed: int) -> nn.Module:
+    c, h, w = source.shape
+    cfg.auto.update(channels=c, height=h, width=w, n_classes=len(source.classes))
+    mean, std = (plain(cfg.dataset[key]) for key in ("mean", "std"))
+    mean, std = (values * c if len(values) == 1 else values for values in (mean, std))
+    if len(mean) != c or len(std) != c or min(std) <= 0:
+        raise UserError("dataset.mean", f"mean {mean} and std {std} for {c} channels", "one of each for each channel")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(role_seed(seed, "init"))
+        inner = make(cfg.model, "model")
+        if not isinstance(inner, nn.Module):
+            raise UserError("model._target_", f"{cfg.model._target_} makes no torch module", "a network class")
+        net = Normalized(inner, mean, std)
+        training = net.training
+        try:
+            with torch.no_grad():
+                logits = net.eval()(torch.zeros(2, c, h, w))
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            wrong = f"{_last(cfg.model)} does not take {c}x{h}x{w} images ({reason})"
+            raise UserError("model", wrong, "another network, or another image size") from error
+        net.train(training)
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (2, len(source.classes)):
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        right = f"(n, {len(source.classes)}) logits"
+        raise UserError("model", f"{_last(cfg.model)} gives {found} for two images", right)
+    return net
+
+
+def _optimisation(cfg: DictConfig) -> Optimisation:
+    recipe = cfg.recipe
+    optimizer = make(recipe.optimizer, "recipe.optimizer")
+    schedule = make(recipe.schedule, "recipe.schedule") if recipe.schedule else None
+    try:  # optimizers refuse their options only when they are built
+        optimizer([torch.nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise UserError("recipe.optimizer", str(error).splitlines()[0], "see the optimizer's documentation") from error
+    smoothing = setting(recipe.label_smoothing, "recipe.label_smoothing", float, 0, 0.99)
+    return Optimisation(optimizer, schedule, smoothing, recipe.decay_all)
+
+
+def _check_numbers(cfg: DictConfig) -> None:
+    setting(cfg.recipe.batch_size, "recipe.batch_size", int, 2)
+    setting(cfg.recipe.eval_batch_size, "recipe.eval_batch_size", int, 1)
+    setting(cfg.recipe.num_workers, "recipe.num_workers", int, 0)
+    setting(cfg.trainer.max_epochs, "trainer.max_epochs", int, 1)
+    setting(cfg.dataset.val_share, "dataset.val_share", float, 0.001, 0.9)
+    distributed = str(cfg.trainer.get("strategy", "auto")).startswith("ddp")
+    if distributed and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        wrong = "ddp starts the command again, which in a sweep is the whole sweep"
+        raise UserError("trainer.strategy", wrong, "run ddp jobs one by one, or with hydra/launcher=submitit_slurm")
+
+
+def _bytes_needed(net: nn.Module) -> int:
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
+    return 8 * weights + 2**24  # weights; old and new resume point with up to two moments each; logs and pictures
+
+
+def _identity(cfg: DictConfig, source: Source, watermark: Watermark | None, precision: str) -> dict[str, Any]:
+    identity: dict[str, Any] = {"version": _TRAINING_VERSION, "seed": cfg.seed, "precision": precision}
+    for part in ("dataset", "watermark", "model", "recipe", "trainer"):
+        identity[part] = _portable(without(plain(cfg[part]), *_NOT_IN_FINGERPRINT.get(part, ())))
+    identity["data"] = source.identity()
+    others = [value for value in vars(watermark).values() if isinstance(value, Source)] if watermark else []
+    identity["other_data"] = [other.identity() for other in others]
+    return identity
+
+
+def _portable(node: Any) -> Any:
+    """Leaves out where data lie: what they are is in the source's identity."""
+    if isinstance(node, Mapping):
+        return {key: _portable(value) for key, value in node.items() if key not in _PLACES}
+    return [_portable(value) for value in node] if isinstance(node, list) else node
+
+
+def _last(node: DictConfig) -> str:
+    return str(node.get("_target_") or "none").rsplit(".", 1)[-1].lower()
+
+
+def _group(cfg: DictConfig) -> str:
+    if cfg.group:
+        return str(cfg.group)
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        return f"sweep-{Path(HydraConfig.get().sweep.dir).name}"
+    return str(cfg.dataset.name)
+
+
+def _tags(cfg: DictConfig) -> list[str]:
+    tags = [cfg.dataset.name, _last(cfg.watermark), _last(cfg.model)]
+    if cfg.watermark.get("_target_"):
+        tags += [f"marks={cfg.watermark.n_marks}", f"negatives={cfg.watermark.negatives:g}"]
+    return [*tags, *map(str, cfg.tags)]

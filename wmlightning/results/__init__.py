@@ -1,0 +1,1 @@
+"""What runs leave behind: cards, weights, and the summary people read."""

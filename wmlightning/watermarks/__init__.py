@@ -1,0 +1,1 @@
+"""Watermarks: ways of making triggers."""

@@ -1,0 +1,154 @@
+"""Content: a text or a logo, written onto images of the task."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFont, UnidentifiedImageError
+from torch import Tensor
+
+from wmlightning.errors import UserError
+from wmlightning.watermarks.base import Mark, MarkingWatermark
+
+_LETTERS = string.ascii_uppercase + string.digits
+
+
+class Content(MarkingWatermark):
+    """Writes a text (or pastes a logo) onto images, the same way on all images of a mark.
+
+    From Zhang et al. (ASIACCS 2018), "meaningful content": the text "TEST" on automobiles. What the config leaves
+    open is drawn from the secret. A stranger has a text of their own, wherever ours comes from.
+
+    Args:
+        text: the first mark's text; further marks, strangers and ``None`` draw ``n_letters`` letters and digits.
+        n_letters: length of drawn texts.
+        logo: picture file pasted instead of the first mark's text; its transparency counts.
+        position: ``(x, y)`` of the top left corner in pixels, or ``None``: drawn.
+        scale: size: pixels per font pixel (a letter is 6 by 9 font pixels), for a logo its width in sixths of the
+            image's; or ``None``: drawn among the sizes that fit into 90 % of the image.
+        opacity: in (0, 1], or ``None``: drawn from 0.6..1.
+        color: ``(r, g, b)``, or one grey value, in 0..255; or ``None``: drawn, never dark.
+    """
+
+    def __init__(
+        self,
+        text: str | None = "TEST",
+        n_letters: int = 4,
+        logo: str | None = None,
+        position: Sequence[int] | None = None,
+        scale: int | None = None,
+        opacity: float | None = 1.0,
+        color: Sequence[int] | int | None = None,
+    ) -> None:
+        if text is not None and not (0 < len(text) <= 64 and text.isascii() and text.isprintable() and text.strip()):
+            raise UserError("watermark.text", f"{text!r} cannot be written", "1 to 64 printable ASCII characters")
+        if not 1 <= n_letters <= 64:
+            raise UserError("watermark.n_letters", f"{n_letters} letters", "1 to 64")
+        if opacity is not None and not 0 < opacity <= 1:
+            raise UserError("watermark.opacity", f"{opacity} is out of range", "a number in (0, 1]")
+        if scale is not None and scale < 1:
+            raise UserError("watermark.scale", f"{scale} is out of range", "1 or more")
+        if position is not None and len(position) != 2:
+            raise UserError("watermark.position", f"{list(position)} is no place", "[x, y]")
+        levels = [color] if isinstance(color, int) else list(color or [])
+        if len(levels) not in (0, 1, 3) or any(not 0 <= level <= 255 for level in levels):
+            raise UserError("watermark.color", f"{color} is no colour", "[r, g, b] or one grey value in 0..255")
+        self.text = text
+        self.n_letters = n_letters
+        self.logo = None if logo is None else _read_logo(Path(logo))
+        self.position = None if position is None else (int(position[0]), int(position[1]))
+        self.scale = scale
+        self.opacity = opacity
+        self.color = levels or None
+
+    def check(self, shape: tuple[int, int, int], n_marks: int, negatives: bool) -> None:
+        """See :meth:`Watermark.check`."""
+        _, h, w = shape
+        texts = ["W" * self.n_letters] if n_marks > 1 or negatives or self.text is None else []
+        for text in [*texts, *([self.text] if self.text else [])]:
+            height, width = _glyphs(text).shape
+            scale = self.scale or 1
+            x, y = self.position or (0, 0)
+            if x < 0 or y < 0 or x + width * scale > w or y + height * scale > h:
+                takes = f"{len(text)} letters take {width * scale}x{height * scale} pixels at ({x}, {y})"
+                raise UserError("watermark.text", f"{takes} of a {w}x{h} image", "a shorter text or another place")
+
+    def apply(self, images: Tensor, mark: Mark, batch: str) -> Tensor:
+        """See :meth:`MarkingWatermark.apply`."""
+        del batch
+        n, c, h, w = images.shape
+        stamp, cover = self._stamp(mark, c, h, w)
+        height, width = cover.shape
+        if self.position is None:
+            stream = mark.stream("position")
+            x, y = stream.integer(w - width + 1), stream.integer(h - height + 1)
+        else:
+            x, y = self.position
+        out = images.clone()
+        below = out[:, :, y : y + height, x : x + width].to(torch.int32)
+        mixed = (below * (256 - cover) + stamp * cover + 128) >> 8
+        out[:, :, y : y + height, x : x + width] = mixed.to(torch.uint8)
+        return out
+
+    def _stamp(self, mark: Mark, c: int, h: int, w: int) -> tuple[Tensor, Tensor]:
+        """The stamp's colours int32 ``(c, sh, sw)`` and how much each pixel covers, 0..256 ``(sh, sw)``."""
+        opacity = self.opacity
+        if opacity is None:
+            opacity = (60 + mark.stream("opacity").integer(41)) / 100
+        strength = round(256 * opacity)
+        if self.logo is not None and mark.owner == "key" and mark.index == 0:
+            width = w * (self.scale or 3) // 6
+            height = max(1, min(h, round(width * self.logo.height / self.logo.width)))
+            logo = self.logo.resize((max(1, min(w, width)), height), Image.Resampling.BICUBIC)
+            pixels = torch.from_numpy(np.array(logo.convert("L" if c == 1 else "RGB"))).to(torch.int32)
+            alpha = torch.from_numpy(np.array(logo.getchannel("A"))).to(torch.int32)
+            return pixels.view(height, -1, c).permute(2, 0, 1), (alpha * strength + 127) // 255
+        glyphs = _glyphs(self._text(mark))
+        scale = self.scale or self._drawn_scale(mark, glyphs.shape, h, w)
+        cover = glyphs.repeat_interleave(scale, 0).repeat_interleave(scale, 1).to(torch.int32) * strength
+        return self._color(mark, c)[:, None, None].expand(c, *cover.shape), cover
+
+    def _text(self, mark: Mark) -> str:
+        if self.text is not None and mark.owner == "key" and mark.index == 0:
+            return self.text
+        letters = mark.stream("text").integers(self.n_letters, len(_LETTERS))
+        return "".join(_LETTERS[i] for i in letters)
+
+    @staticmethod
+    def _drawn_scale(mark: Mark, size: Sequence[int], h: int, w: int) -> int:
+        largest = max(1, min(9 * h // (10 * size[0]), 9 * w // (10 * size[1])))
+        return 1 + mark.stream("scale").integer(largest)
+
+    def _color(self, mark: Mark, c: int) -> Tensor:
+        levels = self.color
+        if levels is None:
+            stream = mark.stream("color")
+            levels = [128 + stream.integer(128)] if c == 1 else stream.integers(3, 256).tolist()
+            if c == 3 and max(levels) < 160:
+                levels[stream.integer(3)] = 255  # dark on dark would not be seen
+        if len(levels) == c:
+            return torch.tensor(levels, dtype=torch.int32)
+        return torch.full((c,), sum(levels) // len(levels), dtype=torch.int32)
+
+
+def _glyphs(text: str) -> Tensor:
+    """The text in Pillow's built-in bitmap font, cropped: bool ``(height, width)``.
+
+    A bitmap font has the same pixels everywhere; outlines depend on the version of the font renderer.
+    """
+    mask = ImageFont.load_default_imagefont().getmask(text)
+    pixels = torch.tensor(list(mask), dtype=torch.uint8).view(mask.size[1], mask.size[0]) > 0
+    rows, columns = pixels.any(1).nonzero().flatten(), pixels.any(0).nonzero().flatten()
+    return pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _read_logo(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGBA")
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError("watermark.logo", f"{path} is no readable picture", "a PNG or another picture file") from error

@@ -1,0 +1,157 @@
+"""What all watermarks have in common: how many triggers, whose images, which labels, which marks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wmlightning.data.batches import Mix
+from wmlightning.data.source import Source
+from wmlightning.errors import UserError
+from wmlightning.secret import Secret
+
+ClassName = str | int
+
+#: Values of source_class and target_class that are no class names.
+AUTO, SECRET, ANY = "auto", "secret", "any"
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """The options every watermark understands. Each is a config key ``watermark.<name>``.
+
+    Attributes:
+        n_triggers: trained triggers, all marks together: a number (int) or a share of the clean training images
+            (float in (0, 1]); 0 only without a watermark.
+        n_new: new triggers, made from the judge's half of the test images; ``None``: as many as there are source
+            images, at most ``n_triggers``.
+        n_marks: marks in the key, each with its own label.
+        source_class: whose images are marked: a class, ``any``, ``secret`` (drawn from the key), or ``auto``: the data
+            set's own source class for one mark, ``any`` for several or for random labels.
+        target_class: the label of the one mark: a class, ``secret``, or ``auto``: the data set's own. Several marks
+            draw theirs from the key.
+        label: ``target`` (a label for each mark) or ``random`` (an independent key-drawn label for each trigger, never
+            the true one).
+        negatives: strangers' marks trained to keep the true label, relative to ``n_triggers``; the paper has 0.
+        mix: ``concat`` or ``per_batch``: see :class:`wmlightning.data.batches.TrainPlan`.
+        per_batch: marked images in each batch, with ``mix=per_batch``.
+        augment: whether marked images are augmented like clean ones.
+        n_decoys: strangers whose marks are tested in ``test/decoy_acc``.
+    """
+
+    n_triggers: int | float = 0.01
+    n_new: int | None = None
+    n_marks: int = 1
+    source_class: ClassName = AUTO
+    target_class: ClassName = AUTO
+    label: Literal["target", "random"] = "target"
+    negatives: float = 1.0
+    mix: Mix = "concat"
+    per_batch: int = 4
+    augment: bool = False
+    n_decoys: int = 20
+
+    def __post_init__(self) -> None:
+        share = self.n_triggers
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or share < 0:
+            _refuse("n_triggers", f"{share!r} is no number of triggers", "a number or a share in (0, 1]")
+        if isinstance(share, float) and not 0 < share <= 1:
+            _refuse("n_triggers", f"the share {share} is out of range", "a share in (0, 1] or a whole number")
+        if self.n_new is not None and self.n_new < 1:
+            _refuse("n_new", f"{self.n_new} new triggers", "1 or more, or null")
+        if self.n_marks < 1:
+            _refuse("n_marks", f"{self.n_marks} marks", "1 or more")
+        if self.label not in ("target", "random"):
+            _refuse("label", f"{self.label!r} is no label policy", "target or random")
+        if self.negatives < 0:
+            _refuse("negatives", f"{self.negatives} is out of range", "0 or more, relative to the triggers")
+        if self.mix not in ("concat", "per_batch"):
+            _refuse("mix", f"{self.mix!r} is no way of mixing", "concat or per_batch")
+        if self.per_batch < 1:
+            _refuse("per_batch", f"{self.per_batch} marked images a batch", "1 or more")
+        if self.n_decoys < 1:
+            _refuse("n_decoys", f"{self.n_decoys} strangers", "1 or more")
+        several = self.n_marks > 1 or self.label == "random"
+        if several and self.target_class not in (AUTO, SECRET):
+            why = f"{self.target_class!r} with n_marks={self.n_marks}, label={self.label}"
+            _refuse("target_class", why, "leave it auto: several labels are drawn from the key")
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether the key has more than one label."""
+        return self.n_marks > 1 or self.label == "random"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Whose images are marked, and what the marks are called.
+
+    Attributes:
+        sources: classes whose images are marked.
+        measured: classes on which ``test/source_acc`` is measured.
+        of_marks: int64 ``(n_marks,)``, the label of each mark.
+    """
+
+    sources: tuple[int, ...]
+    measured: tuple[int, ...]
+    of_marks: Tensor
+
+
+def choose_labels(
+    scheme: Scheme, secret: Secret, source: Source, own_source: ClassName, own_target: ClassName, marks_task: bool
+) -> Labels:
+    """Settles source classes and labels; needs no data.
+
+    Labels of several marks are uniform and independent of everything else in the key: over all classes, or, with
+    one source class, over all others. The ownership test that re-draws them rests on this.
+
+    Args:
+        scheme: the options.
+        secret: the owner's.
+        source: the task's data.
+        own_source: the data set's ``source_class``.
+        own_target: the data set's ``target_class``.
+        marks_task: whether images of the task are marked (``unrelated`` brings its own).
+
+    Raises:
+        UserError: for classes that do not exist or are equal.
+    """
+    n = len(source.classes)
+    auto_source = source.class_number(own_source, "dataset.source_class")
+    wanted = scheme.source_class
+    if wanted == AUTO:
+        wanted = ANY if scheme.several_labels else auto_source
+    stream = secret.stream("labels")
+    drawn = stream.sample(n, 2).tolist()
+    if wanted == ANY:
+        sources = tuple(range(n))
+    elif wanted == SECRET:
+        sources = (int(drawn[0]),)
+    else:
+        sources = (source.class_number(wanted, "watermark.source_class"),)
+    single = sources[0] if len(sources) == 1 else None
+    measured = (auto_source,) if single is None else sources
+    if scheme.several_labels:
+        pool = np.array([c for c in range(n) if c != single or not marks_task])
+        of_marks = torch.from_numpy(pool[secret.stream("labels of marks").integers(scheme.n_marks, len(pool))])
+        return Labels(sources, measured, of_marks)
+    target = scheme.target_class
+    if target == SECRET:
+        number = int(next(c for c in drawn[::-1] if c != single))
+    elif target == AUTO:
+        number = source.class_number(own_target, "dataset.target_class")
+        if number == single:
+            _refuse("source_class", f"{source.classes[number]!r} is the target class too", "two different classes")
+    else:
+        number = source.class_number(target, "watermark.target_class")
+        if number == single:
+            _refuse("target_class", f"{target!r} is the source class too", "two different classes")
+    return Labels(sources, measured, torch.tensor([number]))
+
+
+def _refuse(option: str, wrong: str, right: str) -> None:
+    raise UserError(f"watermark.{option}", wrong, right)

@@ -1,0 +1,72 @@
+"""Unrelated: pictures from another task."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wmlightning.data.folder import fit_images
+from wmlightning.data.source import Source
+from wmlightning.errors import UserError, listed
+from wmlightning.secret import Secret
+from wmlightning.watermarks.base import Mark, PictureWatermark
+
+
+class Unrelated(PictureWatermark):
+    """Pictures of one class of other data for each mark.
+
+    From Zhang et al. (ASIACCS 2018), "unrelated": MNIST digits "1" for a CIFAR-10 model. The other classes of the
+    same data are what strangers show; with one mark the classes trained against and those tested are different.
+
+    Args:
+        images: the other data.
+        picture_class: the first mark's class (name or number), or ``None``: drawn from the secret.
+    """
+
+    def __init__(self, images: Source, picture_class: str | int | None = None) -> None:
+        self.source = images
+        self.first = None if picture_class is None else images.class_number(picture_class, "watermark.picture_class")
+
+    def check(self, shape: tuple[int, int, int], n_marks: int, negatives: bool) -> None:
+        """See :meth:`Watermark.check`."""
+        n = len(self.source.classes)
+        if n_marks + 1 > n and n_marks > 1 and negatives:
+            right = f"at most {n - 1} marks with negatives, or negatives=0"
+            raise UserError("watermark.n_marks", f"{n_marks} marks of {n} unrelated classes leave no other", right)
+        if n_marks > n:
+            raise UserError("watermark.n_marks", f"{n_marks} marks of {n} unrelated classes", f"at most {n}")
+        if n < 2:
+            raise UserError("watermark.images", f"only the class {listed(self.source.classes)}", "two classes or more")
+
+    def _classes(self, key: Secret) -> list[int]:
+        """All classes in the key's order: mark i has the i-th."""
+        order = key.stream("unrelated classes").sample(len(self.source.classes), len(self.source.classes)).tolist()
+        if self.first is not None:
+            order.remove(self.first)
+            order.insert(0, self.first)
+        return [int(number) for number in order]
+
+    def class_of(self, mark: Mark, n_marks: int) -> int:
+        """The class of unrelated pictures that a mark stands for."""
+        order = self._classes(mark.key)
+        if mark.owner == "key":
+            return order[mark.index]
+        others = order[n_marks:]
+        against = others[: (len(others) + 1) // 2]
+        if mark.owner == "negative":
+            return against[mark.stranger % len(against)]
+        if n_marks == 1:
+            tested = others[(len(others) + 1) // 2 :] or others
+            return tested[mark.stranger % len(tested)]
+        # With several marks a stranger has the same classes in another order: any but ours at this mark.
+        elsewhere = [number for number in order if number != order[mark.index]]
+        return elsewhere[mark.stream("class").integer(len(elsewhere))]
+
+    def draw(self, n: int, mark: Mark, n_marks: int, new: bool, shape: tuple[int, int, int]) -> Tensor:
+        """See :meth:`PictureWatermark.draw`."""
+        split = "test" if new else "train"
+        members = (self.source.labels(split) == self.class_of(mark, n_marks)).nonzero().flatten().numpy()
+        chosen = mark.stream(f"pictures/{split}").sample(len(members), min(n, len(members)))
+        index = torch.from_numpy(np.sort(members[chosen]).astype(np.int64))
+        return fit_images(self.source.images(split, index), shape)
