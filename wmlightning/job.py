@@ -116,7 +116,14 @@ class Job:
         loading = Loading(num_workers=recipe.num_workers, eval_batch_size=recipe.eval_batch_size)
         watched = {"val": val, "test": test}
         return WatermarkData(
-            self.source, self.roles, triggers.merged(), watched, batching, augment, loading, triggers.originals
+            self.source,
+            self.roles,
+            triggers.merged(),
+            watched,
+            batching,
+            augment,
+            loading,
+            triggers.originals,
         )
 
 
@@ -157,7 +164,20 @@ def prepare(cfg: DictConfig) -> Job:
     folder = Path(cfg.runs_dir).absolute() / name
     cfg.auto.update(run_dir=str(folder), name=name, group=_group(cfg), tags=_tags(cfg))
     return Job(
-        cfg, seed, source, roles, labels, maker, scheme, net, optimisation, precision, device, identity, name, folder
+        cfg,
+        seed,
+        source,
+        roles,
+        labels,
+        maker,
+        scheme,
+        net,
+        optimisation,
+        precision,
+        device,
+        identity,
+        name,
+        folder,
     )
 
 
@@ -244,7 +264,7 @@ def _check_numbers(cfg: DictConfig) -> None:
 
 
 def _bytes_needed(net: nn.Module) -> int:
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
+    weights: int = sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
     return 8 * weights + 2**24  # weights; old and new resume point with up to two moments each; logs and pictures
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import lightning as L
 import torch
 from filelock import FileLock
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from rich.console import Console
 from safetensors.torch import save
@@ -55,17 +55,21 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         card = _train(job, job.data_module())
         Console().print("fast_dev_run: one batch of everything went through; nothing is kept")
         return card
-    if (card := _finished(job, cfg.force)) is None:
-        data = job.data_module()  # what is wrong with the data shows before anything is written
-        job.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(job.folder / ".lock"):  # another process may be at the same model: wait for it
-            card = _finished(job, cfg.force)
-            if card is None:
-                if cfg.force:
-                    _clear(job)
-                card = _train(job, data)
+    card = _finished(job, cfg.force) or _train_alone(job, cfg.force)
     show(card, job.folder)
     return card
+
+
+def _train_alone(job: Job, force: bool) -> dict[str, Any]:
+    """Trains unless another process that is at the same model gets there first."""
+    data = job.data_module()  # what is wrong with the data shows before anything is written
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(job.folder / ".lock"):
+        if (card := _finished(job, force)) is not None:
+            return card
+        if force:
+            _clear(job)
+        return _train(job, data)
 
 
 def _finished(job: Job, force: bool) -> dict[str, Any] | None:
@@ -93,9 +97,7 @@ def _train(job: Job, data: WatermarkData) -> dict[str, Any]:
     try:
         for logger in loggers:
             logger.log_hyperparams(_hyperparameters(job))
-        trainer.fit(
-            module, datamodule=data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True
-        )
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt
         fitted = point.history[-1] if point.history else {}

@@ -23,10 +23,10 @@ def device_type(accelerator: str) -> str:
         if accelerator == "auto":
             return "cpu"
         raise UserError("trainer.accelerator", "this machine has no GPU that torch can use", "trainer=cpu")
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if accelerator not in there:
         raise UserError("trainer.accelerator", f"{accelerator!r} is unknown", "auto, cpu, gpu, cuda or mps")
-    if not there[accelerator]():
+    if not there[accelerator]:
         raise UserError("trainer.accelerator", f"this machine has no {accelerator} device", "trainer=cpu")
     return accelerator
 
@@ -34,9 +34,9 @@ def device_type(accelerator: str) -> str:
 def has_bf16(device: str) -> bool:
     """Whether the device computes in bfloat16 itself, faster than in float32, instead of emulating it."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False
 
 

@@ -72,7 +72,8 @@ class Stream:
         words = self._words(n)
         while (bad := words > np.uint64(limit - 1)).any():
             words[bad] = self._words(int(bad.sum()))
-        return (words % np.uint64(bound)).astype(np.int64)
+        numbers: npt.NDArray[np.int64] = (words % np.uint64(bound)).astype(np.int64)
+        return numbers
 
     def integer(self, bound: int) -> int:
         """One integer, uniform over 0..bound-1."""
@@ -82,7 +83,8 @@ class Stream:
         """``k`` different integers of 0..n-1 in random order."""
         if not 0 <= k <= n:
             raise ValueError(f"cannot draw {k} of {n}")
-        return np.argsort(self._words(n), kind="stable")[:k].astype(np.int64)
+        order: npt.NDArray[np.int64] = np.argsort(self._words(n), kind="stable").astype(np.int64)
+        return order[:k]
 
     def normal(self, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
         """Standard normal numbers on a grid of 2**16 equally likely quantiles, each a multiple of 2**-20.
@@ -90,7 +92,8 @@ class Stream:
         Tables of exact numbers instead of a formula: logarithms differ in their last bit between platforms.
         """
         words = np.frombuffer(self._bytes(2 * math.prod(shape)), "<u2")
-        return _normal_quantiles()[words].reshape(shape) / 2.0**20
+        numbers: npt.NDArray[np.float64] = _normal_quantiles()[words].reshape(shape) / 2.0**20
+        return numbers
 
 
 @functools.lru_cache(maxsize=1)

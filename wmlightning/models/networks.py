@@ -34,10 +34,19 @@ class Normalized(nn.Module):
         return logits
 
 
-def _conv(n_in: int, n_out: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU(inplace=True)
-    )
+def _conv(n_in: int, n_out: int, pool: bool = False) -> nn.Sequential:
+    """Convolution, normalisation, rectifier; pooled first where it is to be pooled, since that leaves less to do."""
+    pooling = [nn.MaxPool2d(2)] if pool else []
+    conv = nn.Conv2d(n_in, n_out, 3, padding=1, bias=False)
+    return nn.Sequential(conv, *pooling, nn.BatchNorm2d(n_out), nn.ReLU(inplace=True))
+
+
+class _FlattenPixels(nn.Module):
+    """Flattens pixel by pixel: free for images in channels_last, where the usual order would copy them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(n, c, h, w)`` to ``(n, h * w * c)``."""
+        return x.permute(0, 2, 3, 1).flatten(1)
 
 
 class SmallCNN(nn.Sequential):
@@ -62,7 +71,7 @@ class SmallCNN(nn.Sequential):
             nn.Conv2d(width, 2 * width, 3),
             nn.MaxPool2d(2),
             nn.ReLU(inplace=True),
-            nn.Flatten(),
+            _FlattenPixels(),
             nn.Linear(2 * width * left * left, hidden),
             nn.ReLU(inplace=True),
             nn.Dropout(0.25),
@@ -86,10 +95,10 @@ class VGGStyleCNN(nn.Sequential):
         stages: list[nn.Module] = []
         n_in = channels
         for n_out in (width, 2 * width, 4 * width):
-            stages += [_conv(n_in, n_out), _conv(n_out, n_out), nn.MaxPool2d(2)]
+            stages += [_conv(n_in, n_out), _conv(n_out, n_out, pool=True)]
             n_in = n_out
         features = n_in * (size // 8) ** 2
-        super().__init__(*stages, nn.Flatten(), nn.Dropout(0.3), nn.Linear(features, n_classes))
+        super().__init__(*stages, _FlattenPixels(), nn.Dropout(0.3), nn.Linear(features, n_classes))
 
 
 class _Residual(nn.Module):
@@ -99,7 +108,8 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Adds what two convolutions make of ``x``."""
-        return x + self.body(x)
+        out: Tensor = x + self.body(x)
+        return out
 
 
 class ResNet9(nn.Sequential):
@@ -114,13 +124,10 @@ class ResNet9(nn.Sequential):
     def __init__(self, channels: int, n_classes: int, width: int = 16) -> None:
         super().__init__(
             _conv(channels, width),
-            _conv(width, 2 * width),
-            nn.MaxPool2d(2),
+            _conv(width, 2 * width, pool=True),
             _Residual(2 * width),
-            _conv(2 * width, 4 * width),
-            nn.MaxPool2d(2),
-            _conv(4 * width, 8 * width),
-            nn.MaxPool2d(2),
+            _conv(2 * width, 4 * width, pool=True),
+            _conv(4 * width, 8 * width, pool=True),
             _Residual(8 * width),
             nn.AdaptiveMaxPool2d(1),
             nn.Flatten(),
@@ -128,7 +135,7 @@ class ResNet9(nn.Sequential):
         )
 
 
-class CifarResNet18(ResNet):
+class CifarResNet18(ResNet):  # type: ignore[misc]  # torchvision is untyped
     """torchvision's ResNet-18 with the stem for small images: a 3x3 convolution, no pooling.
 
     Args:

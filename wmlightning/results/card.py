@@ -17,7 +17,16 @@ from wmlightning.files import write_json
 FILE = "card.json"
 SCHEMA = 1
 
-_PACKAGES = ("wmlightning", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy", "pillow")
+_PACKAGES = (
+    "wmlightning",
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "hydra-core",
+    "numpy",
+    "pillow",
+)
 
 
 def fingerprint(content: Any) -> str:
@@ -72,6 +81,6 @@ def _git_commit() -> str | None:
         return None
     try:
         git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()  # noqa: S603
+        return subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

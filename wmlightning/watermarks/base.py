@@ -44,7 +44,7 @@ class Mark:
         return self.secret.stream(label)
 
 
-class Watermark(ABC):
+class Watermark:
     """What both contracts share. Derive from one of the two below."""
 
     def check(self, shape: tuple[int, int, int], n_marks: int, negatives: bool) -> None:
@@ -61,7 +61,7 @@ class Watermark(ABC):
         del shape, n_marks, negatives
 
 
-class MarkingWatermark(Watermark):
+class MarkingWatermark(Watermark, ABC):
     """Puts a mark on clean images of the task."""
 
     @abstractmethod
@@ -79,7 +79,7 @@ class MarkingWatermark(Watermark):
         """
 
 
-class PictureWatermark(Watermark):
+class PictureWatermark(Watermark, ABC):
     """Brings pictures of its own that have nothing to do with the task."""
 
     @abstractmethod

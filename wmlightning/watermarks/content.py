@@ -80,7 +80,7 @@ class Content(MarkingWatermark):
     def apply(self, images: Tensor, mark: Mark, batch: str) -> Tensor:
         """See :meth:`MarkingWatermark.apply`."""
         del batch
-        n, c, h, w = images.shape
+        _, c, h, w = images.shape
         stamp, cover = self._stamp(mark, c, h, w)
         height, width = cover.shape
         if self.position is None:
@@ -149,6 +149,7 @@ def _glyphs(text: str) -> Tensor:
 def _read_logo(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
-            return image.convert("RGBA")
+            picture: Image.Image = image.convert("RGBA")
+            return picture
     except (OSError, UnidentifiedImageError) as error:
         raise UserError("watermark.logo", f"{path} is no readable picture", "a PNG or another picture file") from error

@@ -102,7 +102,12 @@ class Labels:
 
 
 def choose_labels(
-    scheme: Scheme, secret: Secret, source: Source, own_source: ClassName, own_target: ClassName, marks_task: bool
+    scheme: Scheme,
+    secret: Secret,
+    source: Source,
+    own_source: ClassName,
+    own_target: ClassName,
+    marks_task: bool,
 ) -> Labels:
     """Settles source classes and labels; needs no data.
 

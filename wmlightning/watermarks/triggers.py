@@ -29,7 +29,7 @@ class Triggers:
         trained: what is trained on; groups are marks.
         new: made with the same marks from images no training saw.
         negatives: strangers' marks on training images, with true labels; groups are strangers.
-        decoys: other strangers' marks on the images of ``new``, with the labels the owner expects; groups are strangers.
+        decoys: other strangers' marks on the images of ``new``, with the labels the owner expects; by stranger.
         originals: the first trained triggers' images before they were marked (``None`` for unrelated pictures).
     """
 
@@ -134,7 +134,7 @@ class TriggerMaker:
         decoys = []
         for stranger in range(self.scheme.n_decoys):
             images = torch.empty_like(shown_before[:m])
-            for index in shown.groups[:m].unique().tolist():
+            for index in torch.unique(shown.groups[:m]).tolist():
                 members = shown.groups[:m] == index
                 mark = self._mark("decoy", stranger, index)
                 images[members] = watermark.apply(shown_before[:m][members], mark, "decoys")
@@ -203,7 +203,7 @@ class TriggerMaker:
     def _picture_negatives(self, watermark: PictureWatermark) -> ImageSet:
         """Strangers' pictures have no true label: each gets a random one that is not the label of a mark.
 
-        With several marks the others may be few, so all labels but one mark's cannot be spared: then any label is drawn.
+        With several marks the labels left may be few: then any label is drawn.
         """
         k = len(self.source.classes)
         taken = set(self.labels.of_marks.tolist())

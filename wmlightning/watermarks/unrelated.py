@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from wmlightning.data.folder import fit_images
-from wmlightning.data.source import Source
+from wmlightning.data.source import Source, Split
 from wmlightning.errors import UserError, listed
 from wmlightning.secret import Secret
 from wmlightning.watermarks.base import Mark, PictureWatermark
@@ -65,7 +65,7 @@ class Unrelated(PictureWatermark):
 
     def draw(self, n: int, mark: Mark, n_marks: int, new: bool, shape: tuple[int, int, int]) -> Tensor:
         """See :meth:`PictureWatermark.draw`."""
-        split = "test" if new else "train"
+        split: Split = "test" if new else "train"
         members = (self.source.labels(split) == self.class_of(mark, n_marks)).nonzero().flatten().numpy()
         chosen = mark.stream(f"pictures/{split}").sample(len(members), min(n, len(members)))
         index = torch.from_numpy(np.sort(members[chosen]).astype(np.int64))

@@ -1,0 +1,48 @@
+# make setup | train | test | test-all | lint | types | bench | table
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DONE := $(VENV)/.up-to-date
+BUSY := $(VENV)/.installing
+
+.PHONY: setup train test test-all lint types check bench table clean
+
+# Does nothing when pyproject.toml is older than the last finished installation. An installation that was
+# stopped half-way leaves its mark behind and is made anew, since pip cannot tell half a package from a whole one.
+setup: $(DONE)
+
+$(DONE): pyproject.toml
+	@if [ -e $(BUSY) ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		echo "making $(VENV)"; rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); fi
+	@touch $(BUSY)
+	@echo "installing (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@rm -f $(BUSY) && touch $(DONE)
+
+train: setup
+	$(BIN)/python train.py $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: setup
+	$(BIN)/python -m pytest -m 'slow or not slow' $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+check: lint types test
+
+bench: setup
+	$(BIN)/python experiments/bench/throughput.py $(ARGS)
+
+table: setup
+	$(BIN)/python experiments/embedding/table.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
