@@ -1,0 +1,259 @@
+"""Training throughput against a bare PyTorch loop: ``make bench``.
+
+The baseline is the shortest loop that trains the same network on the same images, held as one uint8 tensor: shuffled
+indices, the same batched augmentation, autocast, backward, step; no logging, no validation, no checkpoint. Against it:
+our LightningModule and DataModule with the accuracy callback, the resume point and the CSV logger on, without and with a
+watermark. Rounds take turns in one process; a round is one epoch; medians of rounds are compared. Peak memory is that of
+a process of its own for each side.
+
+The images are random: speed does not depend on what they show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from wmlightning.callbacks.accuracy import Accuracies
+from wmlightning.callbacks.resume import ResumePoint
+from wmlightning.data.augment import ShiftFlip
+from wmlightning.data.batches import ImageSet
+from wmlightning.data.datamodule import Batching, WatermarkData
+from wmlightning.data.source import MemorySource, Split
+from wmlightning.data.splits import assign_roles
+from wmlightning.models.classifier import Classifier, Optimisation
+from wmlightning.models.networks import Normalized, ResNet9, SmallCNN
+from wmlightning.pipeline import _calm_lightning
+from wmlightning.precision import resolve_precision
+from wmlightning.secret import Secret
+from wmlightning.watermarks.noise import Noise
+from wmlightning.watermarks.scheme import Scheme, choose_labels
+from wmlightning.watermarks.triggers import TriggerMaker, no_triggers
+
+
+class RandomImages(MemorySource):
+    """Random pixels: ``n`` to train, 1,000 to test."""
+
+    def __init__(self, shape: tuple[int, int, int], n: int) -> None:
+        super().__init__("random", [str(i) for i in range(10)], shape)
+        self.sizes = {"train": n, "test": 1000}
+
+    def read(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Draws a split."""
+        draw = torch.Generator().manual_seed(len(split))
+        n = self.sizes[split]
+        images = torch.randint(0, 256, (n, *self.shape), generator=draw, dtype=torch.uint8)
+        return images, torch.randint(0, 10, (n,), generator=draw)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and the images it is made for."""
+
+    shape: tuple[int, int, int]
+    make_net: Callable[[], nn.Module]
+    augment: ShiftFlip
+    optimizer: Callable[..., torch.optim.Optimizer]
+    smoothing: float
+
+    def net(self) -> nn.Module:
+        """A fresh network that normalises inside."""
+        torch.manual_seed(0)
+        c = self.shape[0]
+        return Normalized(self.make_net(), [0.5] * c, [0.25] * c)
+
+
+CASES = {
+    "MNIST SmallCNN": Case(
+        (1, 28, 28),
+        partial(SmallCNN, 1, 28, 10),
+        ShiftFlip(2),
+        partial(torch.optim.Adam, lr=1e-3),
+        0.0,
+    ),
+    "CIFAR ResNet9": Case(
+        (3, 32, 32),
+        partial(ResNet9, 3, 10),
+        ShiftFlip(4, flip=True),
+        partial(torch.optim.SGD, lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4),
+        0.1,
+    ),
+}
+BATCH = 128
+
+
+class Bare:
+    """The baseline."""
+
+    def __init__(self, case: Case, source: RandomImages, precision: str) -> None:
+        self.images, self.labels = source.read("train")
+        self.case = case
+        self.net = case.net().to(memory_format=torch.channels_last)
+        self.optimizer = case.optimizer(self.net.parameters())
+        self.bf16 = precision == "bf16-mixed"
+        self.draw = torch.Generator().manual_seed(0)
+
+    def epoch(self) -> float:
+        """Trains one epoch; images a second."""
+        started = time.perf_counter()
+        self.net.train()
+        keep = torch.zeros(BATCH, dtype=torch.bool)
+        n = len(self.images) // BATCH
+        for index in torch.randperm(len(self.images), generator=self.draw)[: n * BATCH].view(n, BATCH):
+            images = self.case.augment(self.images[index], keep, self.draw).float().div_(255)
+            images = images.contiguous(memory_format=torch.channels_last)
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+                loss = cross_entropy(self.net(images), self.labels[index], label_smoothing=self.case.smoothing)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        return n * BATCH / (time.perf_counter() - started)
+
+
+class Clock(L.Callback):
+    """Times the epoch from its first hook to the end of training, checkpoint and logs included."""
+
+    seconds = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts."""
+        self.started = time.perf_counter()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stops."""
+        self.seconds = time.perf_counter() - self.started
+
+
+class Ours:
+    """wmlightning, with or without a watermark."""
+
+    def __init__(self, case: Case, source: RandomImages, precision: str, watermark: bool) -> None:
+        roles = assign_roles(source.labels("train"), source.labels("test"), 0, 0.001)
+        triggers, watched = no_triggers(source.shape), {}
+        if watermark:
+            scheme, secret = Scheme(n_triggers=0.01), Secret.from_seed(0)
+            labels = choose_labels(scheme, secret, source, "1", "0", marks_task=True)
+            triggers = TriggerMaker(Noise(), scheme, labels, secret, source, roles).make()
+            watched = {"trigger": triggers.trained}
+        self.data = WatermarkData(
+            source,
+            roles,
+            triggers.merged(),
+            {"val": watched, "test": watched},
+            Batching(BATCH),
+            case.augment,
+        )
+        optimisation = Optimisation(case.optimizer, None, case.smoothing)
+        self.module = Classifier(case.net(), optimisation, channels_last=True)
+        self.precision = precision
+        self.n_images = len(roles.train) + len(triggers.merged())
+
+    def epoch(self) -> float:
+        """Trains one epoch; images a second."""
+        clock = Clock()
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = L.Trainer(
+                accelerator="cpu",
+                max_epochs=1,
+                precision=self.precision,  # type: ignore[arg-type]
+                logger=CSVLogger(folder),
+                callbacks=[Accuracies([1], 10), ResumePoint(Path(folder)), clock],
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                limit_val_batches=0,
+                deterministic=True,
+                use_distributed_sampler=False,
+            )
+            torch.utils.deterministic.fill_uninitialized_memory = False
+            trainer.fit(self.module, datamodule=self.data)
+            torch.use_deterministic_algorithms(False)
+        return self.n_images / clock.seconds
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--images", type=int, default=6400, help="images of an epoch (four times as many for MNIST)")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--memory-of", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    _calm_lightning()
+    precision = resolve_precision(options.precision, "cpu")
+    if options.memory_of:
+        _print_memory(*options.memory_of, precision)
+        return
+    print(f"{torch.get_num_threads()} threads, {precision}, batch {BATCH}, {options.rounds} rounds each, images/s")
+    for name, case in CASES.items():
+        _compare(name, case, precision, options.rounds, options.images * (4 if "MNIST" in name else 1))
+        _compare_memory(name, case)
+
+
+def _compare(name: str, case: Case, precision: str, rounds: int, n: int) -> None:
+    source = RandomImages(case.shape, n)
+    sides = {
+        "bare loop": Bare(case, source, precision),
+        "wmlightning, no watermark": Ours(case, source, precision, watermark=False),
+        "wmlightning, noise watermark": Ours(case, source, precision, watermark=True),
+    }
+    speeds: dict[str, list[float]] = {side: [] for side in sides}
+    for turn in range(rounds + 1):
+        for side, runner in sides.items():
+            speed = runner.epoch()
+            if turn:  # the first round warms up
+                speeds[side].append(speed)
+    bare = speeds["bare loop"]
+    print(f"\n{name}")
+    for side, values in speeds.items():
+        ratio = statistics.median(ours / base for ours, base in zip(values, bare, strict=True))
+        print(f"  {side:30s} {statistics.median(values):8.0f}   ratio {ratio:.3f}")
+    plain, marked = (sides[side] for side in list(sides)[1:])
+    images = marked.n_images / plain.n_images - 1
+    pairs = zip(*(speeds[side] for side in list(sides)[1:]), strict=True)
+    seconds = statistics.median((marked.n_images / b) / (plain.n_images / a) for a, b in pairs) - 1
+    print(f"  watermarking: {100 * images:.1f} % more images, {100 * seconds:+.1f} % time")
+
+
+def _compare_memory(name: str, case: Case) -> None:
+    peaks = {}
+    for side in ("nothing", "bare", "ours"):
+        command = [sys.executable, __file__, "--memory-of", name, side]
+        peaks[side] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    n_bytes = 50_000 * case.shape[0] * case.shape[1] * case.shape[2] / 2**20
+    bare, ours = ((peaks[side] - peaks["nothing"]) / 1024 for side in ("bare", "ours"))
+    more = (ours - bare) / n_bytes
+    print(
+        f"  peak memory above the imports, 50,000 images ({n_bytes:.0f} MiB): bare {bare:.0f} MiB, ours {ours:.0f} MiB "
+        f"= bare + {more:.2f} x the data"
+    )
+
+
+def _print_memory(name: str, side: str, precision: str) -> None:
+    case = CASES[name]
+    source = RandomImages(case.shape, 50_000)
+    runner = {
+        "nothing": lambda: None,
+        "bare": lambda: Bare(case, source, precision).epoch(),
+        "ours": lambda: Ours(case, source, precision, watermark=True).epoch(),
+    }[side]
+    runner()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+if __name__ == "__main__":
+    main()
