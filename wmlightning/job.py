@@ -134,6 +134,7 @@ def prepare(cfg: DictConfig) -> Job:
         UserError: for every mistake of the user's that can be seen before training.
     """
     cfg = _own_copy(cfg)
+    plain(cfg)  # a mandatory value that is missing, an interpolation that leads nowhere
     seed = setting(cfg.seed, "seed", int, 0, 2**63 - 1)
     device = device_type(cfg.trainer.get("accelerator", "auto"))
     precision = resolve_precision(cfg.trainer.get("precision", "auto"), device)
@@ -156,6 +157,9 @@ def prepare(cfg: DictConfig) -> Job:
     if isinstance(watermark, (MarkingWatermark, PictureWatermark)):
         maker = TriggerMaker(watermark, scheme, labels, secret, source, roles)
     n_images = len(roles.train) + (maker.n + maker.n_negatives if maker else 0)
+    if scheme.mix == "per_batch" and scheme.per_batch >= cfg.recipe.batch_size:
+        wrong = f"{scheme.per_batch} marked images in batches of {cfg.recipe.batch_size}"
+        raise UserError("watermark.per_batch", wrong, "fewer, so that clean ones have room")
     if cfg.recipe.batch_size > n_images:
         raise UserError("recipe.batch_size", f"{cfg.recipe.batch_size} of {n_images} images", "a smaller batch")
 

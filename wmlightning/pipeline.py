@@ -12,7 +12,6 @@ from typing import Any
 import lightning as L
 import torch
 from filelock import FileLock
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
@@ -23,7 +22,6 @@ from wmlightning.callbacks import resume
 from wmlightning.callbacks.accuracy import Accuracies
 from wmlightning.config import make, plain
 from wmlightning.data.datamodule import WatermarkData
-from wmlightning.errors import UserError
 from wmlightning.files import write_bytes
 from wmlightning.job import Job, prepare
 from wmlightning.loggers import finish
@@ -49,18 +47,19 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     """
     _calm_lightning()
     job = prepare(cfg)
-    if _is_helper_process():  # a DDP process that Lightning started; the first process does the rest
-        return _train(job, job.data_module())
-    if cfg.trainer.get("fast_dev_run"):
-        card = _train(job, job.data_module())
-        Console().print("fast_dev_run: one batch of everything went through; nothing is kept")
-        return card
-    card = _finished(job, cfg.force) or _train_alone(job, cfg.force)
+    training = Training(job)
+    if _is_helper_process() or cfg.trainer.get("fast_dev_run"):  # a process that ddp started, or nothing to keep
+        return training.run(job.data_module())
+    card = _finished(job, cfg.force)
+    if card is not None:
+        Console().print("trained before; force=true trains anew")
+    else:
+        card = _train_alone(job, training, cfg.force)
     show(card, job.folder)
     return card
 
 
-def _train_alone(job: Job, force: bool) -> dict[str, Any]:
+def _train_alone(job: Job, training: Training, force: bool) -> dict[str, Any]:
     """Trains unless another process that is at the same model gets there first."""
     data = job.data_module()  # what is wrong with the data shows before anything is written
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +68,7 @@ def _train_alone(job: Job, force: bool) -> dict[str, Any]:
             return card
         if force:
             _clear(job)
-        return _train(job, data)
+        return training.run(data)
 
 
 def _finished(job: Job, force: bool) -> dict[str, Any] | None:
@@ -80,69 +79,81 @@ def _finished(job: Job, force: bool) -> dict[str, Any] | None:
     return card
 
 
-def _train(job: Job, data: WatermarkData) -> dict[str, Any]:
-    """Fits, tests, and writes weights and card."""
-    cfg = job.cfg
-    module = Classifier(
-        job.net,
-        job.optimisation,
-        seed=role_seed(job.seed, "train"),
-        channels_last=cfg.recipe.channels_last,
-        compile=cfg.recipe.compile,
-    )
-    point = resume.ResumePoint(job.folder)
-    loggers = [make(node, f"logger.{key}") for key, node in (cfg.logger or {}).items()]
-    trainer = _trainer(job, data, point, loggers)
-    checkpoint = job.folder / resume.FILE
-    try:
-        for logger in loggers:
-            logger.log_hyperparams(_hyperparameters(job))
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        fitted = point.history[-1] if point.history else {}
-        trainer.test(module, datamodule=data, verbose=False)
-        tested = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        metrics = {name: value for name, value in {**fitted, **tested}.items() if "/" in name}
-    finally:
-        finish(loggers)
-    card = _card(job, data, point, metrics)
-    if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        weights = {key: value.detach().cpu().contiguous() for key, value in job.net.state_dict().items()}
-        write_bytes(job.folder / WEIGHTS, save(weights))
-        write_card(job.folder, card)
-        checkpoint.unlink(missing_ok=True)
-    return card
+class Training:
+    """Module, trainer and loggers of a job. Making one writes nothing; :meth:`run` fits, tests, and writes the results.
 
+    Raises:
+        UserError: if the Trainer, a callback or a logger refuses its options.
+    """
 
-def _trainer(job: Job, data: WatermarkData, point: resume.ResumePoint, loggers: list[Logger]) -> L.Trainer:
-    cfg = job.cfg
-    n_groups = max(len(job.source.classes), job.scheme.n_marks, job.scheme.n_decoys)
-    callbacks: list[L.Callback] = [Accuracies(job.labels.measured, n_groups)]
-    callbacks += [make(node, f"callbacks.{key}") for key, node in (cfg.callbacks or {}).items()]
-    terminal = sys.stdout.isatty()
-    if terminal:
-        callbacks.append(RichProgressBar())
-    if not cfg.trainer.get("fast_dev_run"):
-        callbacks.append(point)
-    steps = -(-(len(data.roles.train) + len(data.merged)) // cfg.recipe.batch_size)
-    try:
-        trainer: L.Trainer = make(
-            cfg.trainer,
-            "trainer",
-            callbacks=callbacks,
-            logger=loggers or False,
-            precision=job.precision,
-            enable_progress_bar=terminal,
-            enable_checkpointing=not cfg.trainer.get("fast_dev_run"),
-            log_every_n_steps=steps,
-            default_root_dir=str(job.folder),
+    def __init__(self, job: Job) -> None:
+        cfg = job.cfg
+        self.job = job
+        self.module = Classifier(
+            job.net,
+            job.optimisation,
+            seed=role_seed(job.seed, "train"),
+            channels_last=cfg.recipe.channels_last,
+            compile=cfg.recipe.compile,
         )
-    except (MisconfigurationException, ValueError, TypeError) as error:
-        raise UserError("trainer", str(error).splitlines()[0], "see lightning's Trainer") from error
-    # Lightning switches this on with `deterministic`; it only costs time where nothing reads uninitialised memory.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    return trainer
+        self.point = resume.ResumePoint(job.folder)
+        self.loggers: list[Logger] = [make(node, f"logger.{key}") for key, node in (cfg.logger or {}).items()]
+        self.trainer = self._trainer()
+
+    def _trainer(self) -> L.Trainer:
+        job, options = self.job, self.job.cfg.trainer
+        n_groups = max(len(job.source.classes), job.scheme.n_marks, job.scheme.n_decoys)
+        callbacks: list[L.Callback] = [Accuracies(job.labels.measured, n_groups)]
+        callbacks += [make(node, f"callbacks.{key}") for key, node in (job.cfg.callbacks or {}).items()]
+        if not options.get("fast_dev_run"):
+            callbacks.append(self.point)
+        terminal = sys.stdout.isatty() and options.get("enable_progress_bar", True)
+        if terminal:
+            callbacks.append(RichProgressBar())
+        settled = {
+            "callbacks": callbacks,
+            "logger": self.loggers or False,
+            "precision": job.precision,
+            "enable_progress_bar": terminal,
+            "enable_checkpointing": not options.get("fast_dev_run"),
+            "default_root_dir": str(job.folder),
+        }
+        trainer: L.Trainer = make(options, "trainer", **settled)
+        # Lightning switches this on with `deterministic`; it costs time, and nothing here reads uninitialised memory.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        return trainer
+
+    def run(self, data: WatermarkData) -> dict[str, Any]:
+        """Fits, or goes on where a killed training was, and tests.
+
+        Returns:
+            The card, written with the weights unless it is a ``fast_dev_run``.
+        """
+        job, trainer, point = self.job, self.trainer, self.point
+        checkpoint = job.folder / resume.FILE
+        try:
+            if trainer.is_global_zero:
+                for logger in self.loggers:
+                    logger.log_hyperparams(_hyperparameters(job))
+            going_on = str(checkpoint) if checkpoint.exists() else None
+            trainer.fit(self.module, datamodule=data, ckpt_path=going_on, weights_only=True)
+            if trainer.interrupted:
+                raise KeyboardInterrupt
+            fitted = point.history[-1] if point.history else {}
+            trainer.test(self.module, datamodule=data, verbose=False)
+            tested = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        finally:
+            finish(self.loggers)
+        metrics = {name: value for name, value in {**fitted, **tested}.items() if "/" in name}
+        card = _card(job, data, point, metrics)
+        if job.cfg.trainer.get("fast_dev_run"):
+            Console().print("fast_dev_run: one batch of everything went through; nothing is kept")
+        elif trainer.is_global_zero:
+            weights = {key: value.detach().cpu().contiguous() for key, value in job.net.state_dict().items()}
+            write_bytes(job.folder / WEIGHTS, save(weights))
+            write_card(job.folder, card)
+            checkpoint.unlink(missing_ok=True)
+        return card
 
 
 def _card(job: Job, data: WatermarkData, point: resume.ResumePoint, metrics: dict[str, float]) -> dict[str, Any]:

@@ -2,11 +2,9 @@
 
 The baseline is the shortest loop that trains the same network on the same images, held as one uint8 tensor: shuffled
 indices, the same batched augmentation, autocast, backward, step; no logging, no validation, no checkpoint. Against it:
-our LightningModule and DataModule with the accuracy callback, the resume point and the CSV logger on, without and with a
-watermark. Rounds take turns in one process; a round is one epoch; medians of rounds are compared. Peak memory is that of
-a process of its own for each side.
-
-The images are random: speed does not depend on what they show.
+our LightningModule and DataModule with the accuracy callback, the resume point and the CSV logger on, without and
+with a watermark. Rounds take turns in one process; a round is one epoch; medians of rounds are compared. Peak memory
+is that of a process of its own for each side. The images are random: speed does not depend on what they show.
 """
 
 from __future__ import annotations
@@ -32,7 +30,6 @@ from torch.nn.functional import cross_entropy
 from wmlightning.callbacks.accuracy import Accuracies
 from wmlightning.callbacks.resume import ResumePoint
 from wmlightning.data.augment import ShiftFlip
-from wmlightning.data.batches import ImageSet
 from wmlightning.data.datamodule import Batching, WatermarkData
 from wmlightning.data.source import MemorySource, Split
 from wmlightning.data.splits import assign_roles

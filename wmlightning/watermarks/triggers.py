@@ -126,43 +126,48 @@ class TriggerMaker:
     def _make_marked(self, watermark: MarkingWatermark) -> Triggers:
         n_new = len(self._pool("test", self.roles.judge))
         n_new = min(n_new, self.n) if self.scheme.n_new is None else self.scheme.n_new
-        trained, before = self._marked(watermark, "train", self.roles.train, self.n, "trained")
-        new, new_before = self._marked(watermark, "test", self.roles.judge, n_new, "new")
+        trained, before, trained_true = self._marked(watermark, "train", self.roles.train, self.n, "trained")
+        new, new_before, new_true = self._marked(watermark, "test", self.roles.judge, n_new, "new")
         # A random label is learned with its image: there a decoy is the trained image with a stranger's mark.
-        shown, shown_before = (trained, before) if self.scheme.label == "random" else (new, new_before)
-        m = min(_MOST_DECOY_IMAGES, len(shown))
-        decoys = []
+        shown = (trained, before, trained_true) if self.scheme.label == "random" else (new, new_before, new_true)
+        decoys = self._decoys(watermark, *shown)
+        return Triggers(trained, new, self._negatives(watermark), decoys, before[:64])
+
+    def _decoys(self, watermark: MarkingWatermark, shown: ImageSet, before: Tensor, true: Tensor) -> ImageSet:
+        """Strangers' marks on images whose true label is not the owner's: else the truth would count as a hit."""
+        chosen = (shown.labels != true).nonzero().flatten()[:_MOST_DECOY_IMAGES]
+        before, labels, marks = before[chosen], shown.labels[chosen], shown.groups[chosen]
+        sets = []
         for stranger in range(self.scheme.n_decoys):
-            images = torch.empty_like(shown_before[:m])
-            for index in torch.unique(shown.groups[:m]).tolist():
-                members = shown.groups[:m] == index
+            images = torch.empty_like(before)
+            for index in torch.unique(marks).tolist():
+                members = marks == index
                 mark = self._mark("decoy", stranger, index)
-                images[members] = watermark.apply(shown_before[:m][members], mark, "decoys")
-            decoys.append(ImageSet(images, shown.labels[:m], torch.full((m,), stranger)))
-        return Triggers(trained, new, self._negatives(watermark), _joined(decoys), before[:64])
+                images[members] = watermark.apply(before[members], mark, "decoys")
+            sets.append(ImageSet(images, labels, torch.full_like(labels, stranger)))
+        return _joined(sets)
 
     def _marked(
         self, watermark: MarkingWatermark, split: Split, index: Tensor, n: int, name: str
-    ) -> tuple[ImageSet, Tensor]:
-        chosen, before, true = self._base(split, index, n, name)
-        del chosen
+    ) -> tuple[ImageSet, Tensor, Tensor]:
+        """Triggers, the same images before they were marked, and their true labels."""
+        before, true = self._base(split, index, n, name)
         marks = torch.arange(n) % self.scheme.n_marks
         images = torch.empty_like(before)
-        for mark in range(self.scheme.n_marks):
+        for mark in torch.unique(marks).tolist():
             members = marks == mark
-            if members.any():
-                images[members] = watermark.apply(before[members], self._mark("key", 0, mark), name)
-        return ImageSet(images, self._trigger_labels(name, marks, true), marks), before
+            images[members] = watermark.apply(before[members], self._mark("key", 0, mark), name)
+        return ImageSet(images, self._trigger_labels(name, marks, true), marks), before, true
 
-    def _base(self, split: Split, index: Tensor, n: int, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    def _base(self, split: Split, index: Tensor, n: int, name: str) -> tuple[Tensor, Tensor]:
         pool = self._pool(split, index)
         draws = [self.secret.stream(f"images/{name}/{turn}").sample(len(pool), len(pool)) for turn in _turns(n, pool)]
         chosen = pool[torch.cat([torch.from_numpy(draw) for draw in draws])[:n]] if draws else pool[:0]
-        return chosen, self.source.images(split, chosen), self.source.labels(split)[chosen]
+        return self.source.images(split, chosen), self.source.labels(split)[chosen]
 
     def _negatives(self, watermark: MarkingWatermark) -> ImageSet:
         """Each negative carries a stranger of its own: the more strangers, the better others are refused."""
-        _, before, true = self._base("train", self.roles.train, self.n_negatives, "negatives")
+        before, true = self._base("train", self.roles.train, self.n_negatives, "negatives")
         images = torch.empty_like(before)
         for i in range(len(before)):
             mark = self._mark("negative", i, i % self.scheme.n_marks)

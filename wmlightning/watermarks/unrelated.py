@@ -38,6 +38,11 @@ class Unrelated(PictureWatermark):
             raise UserError("watermark.n_marks", f"{n_marks} marks of {n} unrelated classes", f"at most {n}")
         if n < 2:
             raise UserError("watermark.images", f"only the class {listed(self.source.classes)}", "two classes or more")
+        try:
+            self.source.labels("train")
+        except UserError as error:
+            right = "watermark.images=procedural needs no download"
+            raise UserError("watermark.images", f"the unrelated pictures are not at hand ({error})", right) from error
 
     def _classes(self, key: Secret) -> list[int]:
         """All classes in the key's order: mark i has the i-th."""
