@@ -1,0 +1,223 @@
+"""Batches of clean and marked images, indexed as a whole instead of image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from wmlightning.data.source import Source, Split
+from wmlightning.seeds import generator, role_seed
+
+Mix = Literal["concat", "per_batch"]
+
+
+class Batch(NamedTuple):
+    """What a step gets.
+
+    Attributes:
+        images: uint8 ``(n, c, h, w)`` as loaded; float in [0, 1] once on the device.
+        labels: int64 ``(n,)``, the label that each image is to get.
+        groups: int64 ``(n,)``. In training -1 for clean images and >= 0 for marked ones; in evaluation what accuracies
+            are told apart by: the class of a clean image, the mark of a trigger, the owner of a decoy.
+        seed: what the random choices for this batch (its augmentation) follow from.
+    """
+
+    images: Tensor
+    labels: Tensor
+    groups: Tensor
+    seed: int
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with the labels they are to get, and the group each belongs to (see :class:`Batch`)."""
+
+    images: Tensor
+    labels: Tensor
+    groups: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How images get from where they lie to the step.
+
+    Attributes:
+        num_workers: worker processes for sources that are not in memory; sources in memory need none.
+        eval_batch_size: images a step in validation and test.
+        rank: number of this process.
+        world_size: processes that share the work.
+        pin_memory: whether batches are copied to page-locked memory first (GPU).
+    """
+
+    num_workers: int = 0
+    eval_batch_size: int = 500
+    rank: int = 0
+    world_size: int = 1
+    pin_memory: bool = False
+
+    def loader(self, dataset: Dataset[Batch], sampler: Sampler[tuple[Tensor, int]], workers: bool) -> DataLoader[Batch]:
+        """A DataLoader whose every item is a whole batch."""
+        n = self.num_workers if workers else 0
+        return DataLoader(
+            dataset,
+            sampler=sampler,
+            batch_size=None,
+            num_workers=n,
+            persistent_workers=n > 0,
+            collate_fn=_as_it_is,
+            pin_memory=self.pin_memory,
+        )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+class TrainPlan(Sampler[tuple[Tensor, int]]):
+    """Which images make which batch: a function of seed and epoch alone, so that a resumed run sees the same.
+
+    Image i < n_clean is a clean one; the others are marked. Every batch is shared out evenly among the processes,
+    every clean image comes once per epoch, in one process.
+
+    Args:
+        n_clean: number of clean images.
+        n_marked: number of marked images.
+        batch_size: images a step, all processes together; the last batches are not smaller but all nearly equal.
+        mix: ``concat`` shuffles the marked images in, once each per epoch; ``per_batch`` puts ``per_batch`` of
+            them into each batch beside the clean ones, starting over when all had their turn.
+        per_batch: see ``mix``.
+        seed: seed of the training.
+        rank: number of this process.
+        world_size: processes that share each batch.
+    """
+
+    def __init__(
+        self,
+        n_clean: int,
+        n_marked: int,
+        batch_size: int,
+        mix: Mix = "concat",
+        per_batch: int = 0,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.n_clean = n_clean
+        self.n_marked = n_marked
+        self.per_batch = per_batch if mix == "per_batch" and n_marked else 0
+        self.n_mixed = n_clean if self.per_batch else n_clean + n_marked
+        self.n_batches = -(-self.n_mixed // max(1, batch_size - self.per_batch))
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        draw = generator(self.seed, "batches", self.epoch)
+        order = torch.randperm(self.n_mixed, generator=draw)
+        marked = self._marked_turns(draw)
+        for step, batch in enumerate(torch.tensor_split(order, self.n_batches)):
+            turn = marked[step * self.per_batch : (step + 1) * self.per_batch]
+            share = torch.cat([batch, turn])[self.rank :: self.world_size]
+            yield share, role_seed(self.seed, "augment", self.epoch, step, self.rank)
+
+    def _marked_turns(self, draw: torch.Generator) -> Tensor:
+        needed = self.per_batch * self.n_batches
+        rounds = -(-needed // self.n_marked) if self.n_marked else 0
+        turns = [torch.randperm(self.n_marked, generator=draw) + self.n_clean for _ in range(rounds)]
+        return torch.cat(turns)[:needed] if turns else torch.empty(0, dtype=torch.int64)
+
+
+class EvalPlan(Sampler[tuple[Tensor, int]]):
+    """Every image once, in order, in batches; each process takes every ``world_size``-th image.
+
+    Nothing is padded or repeated, so that sums over processes are exact.
+    """
+
+    def __init__(self, n: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.share = torch.arange(rank, n, world_size)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.share) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        return ((index, 0) for index in torch.split(self.share, self.batch_size) if len(index))
+
+
+class MergedImages(Dataset[Batch]):
+    """Clean training images and marked images under one numbering. The clean ones are not copied.
+
+    Args:
+        source: where the clean images are.
+        index: which of its training images are used.
+        marked: what is merged in behind them.
+    """
+
+    def __init__(self, source: Source, index: Tensor, marked: ImageSet) -> None:
+        self.source = source
+        self.index = index
+        self.clean_labels = source.labels("train")[index]
+        self.marked = marked
+
+    def __getitem__(self, item: tuple[Tensor, int]) -> Batch:
+        chosen, seed = item
+        n_clean = len(self.index)
+        clean = chosen[chosen < n_clean]
+        images = self.source.images("train", self.index[clean])
+        labels = self.clean_labels[clean]
+        groups = torch.full_like(labels, -1)
+        if len(clean) < len(chosen):
+            rest = chosen[chosen >= n_clean] - n_clean
+            images = torch.cat([images, self.marked.images[rest]])
+            labels = torch.cat([labels, self.marked.labels[rest]])
+            groups = torch.cat([groups, self.marked.groups[rest]])
+        return Batch(images, labels, groups, seed)
+
+
+class CleanImages(Dataset[Batch]):
+    """Some images of one split, grouped by their class."""
+
+    def __init__(self, source: Source, split: Split, index: Tensor) -> None:
+        self.source = source
+        self.split: Split = split
+        self.index = index
+        self.class_labels = source.labels(split)[index]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, item: tuple[Tensor, int]) -> Batch:
+        chosen, seed = item
+        labels = self.class_labels[chosen]
+        return Batch(self.source.images(self.split, self.index[chosen]), labels, labels, seed)
+
+
+class HeldImages(Dataset[Batch]):
+    """An :class:`ImageSet`, by batches."""
+
+    def __init__(self, held: ImageSet) -> None:
+        self.held = held
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __getitem__(self, item: tuple[Tensor, int]) -> Batch:
+        chosen, seed = item
+        held = self.held
+        return Batch(held.images[chosen], held.labels[chosen], held.groups[chosen], seed)

