@@ -50,8 +50,11 @@ def check_writable(folder: Path, key: str, needed_bytes: int) -> None:
         UserError: if something on the way is no folder, forbids writing, or its disk is too full.
     """
     parent = folder.absolute()
-    while not parent.exists():
-        parent = parent.parent
+    try:
+        while not parent.exists():
+            parent = parent.parent
+    except OSError as error:
+        raise UserError(key, f"{parent}: {error.strerror}", "name a folder that you may write to") from error
     if not parent.is_dir():
         raise UserError(key, f"{parent} is a file", "name a folder")
     if not os.access(parent, os.W_OK | os.X_OK):

@@ -152,7 +152,7 @@ def prepare(cfg: DictConfig) -> Job:
     net = _network(cfg, source, seed)
     check_writable(Path(cfg.runs_dir), "runs_dir", _bytes_needed(net))
 
-    roles = assign_roles(source.labels("train"), source.labels("test"), seed, cfg.dataset.val_share)
+    roles = _roles(cfg, source, seed)
     maker = None
     if isinstance(watermark, (MarkingWatermark, PictureWatermark)):
         maker = TriggerMaker(watermark, scheme, labels, secret, source, roles)
@@ -183,6 +183,17 @@ def prepare(cfg: DictConfig) -> Job:
         name,
         folder,
     )
+
+
+def _roles(cfg: DictConfig, source: Source, seed: int) -> Roles:
+    labels = source.labels("train")
+    roles = assign_roles(labels, source.labels("test"), seed, cfg.dataset.val_share)
+    missing = len(torch.unique(labels)) - len(torch.unique(labels[roles.train]))
+    if missing or not len(roles.val):
+        wrong = f"{cfg.dataset.val_share} of each class leaves {len(roles.val)} images to validate on"
+        wrong += f" and {missing} classes without one to train on" if missing else ""
+        raise UserError("dataset.val_share", wrong, "another share, or more images")
+    return roles
 
 
 def _own_copy(cfg: DictConfig) -> DictConfig:

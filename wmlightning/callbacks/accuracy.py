@@ -69,9 +69,12 @@ class Accuracies(L.Callback):
         values: dict[str, Tensor] = {}
         for name, metric in zip(self.names, self.metrics, strict=True):
             hits, counts = metric.compute()
+            if not counts.sum():  # a share of nothing is no number
+                continue
             values[f"{stage}/{name}_acc"] = hits.sum() / counts.sum()
-            if stage == "test" and name == "clean":
-                values["test/source_acc"] = hits[self.source_classes].sum() / counts[self.source_classes].sum()
+            source = counts[self.source_classes].sum()
+            if stage == "test" and name == "clean" and source:
+                values["test/source_acc"] = hits[self.source_classes].sum() / source
             if stage == "test" and name == "decoy":
                 values["test/decoy_acc_max"] = (hits / counts)[counts > 0].max()
         # Every process computed the same sums; sync_dist only keeps Lightning from doubting it.

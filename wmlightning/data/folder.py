@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import struct
+import zlib
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from wmlightning.data.source import SPLITS, Source, Split
 from wmlightning.errors import UserError
 
 _ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+#: What Pillow raises for files that are no picture, are damaged, or claim a size that no memory holds.
+BROKEN_PICTURE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    TypeError,
+    NotImplementedError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 _MEMORY_LIMIT = 2 * 2**30  # bytes of pixels that in_memory=auto is willing to hold
 
 
@@ -103,7 +120,7 @@ class ImageFolder(Source):
             try:
                 with Image.open(file) as image:
                     pixels[i] = fit_image(image, self.shape)
-            except (UnidentifiedImageError, OSError, ValueError) as error:
+            except BROKEN_PICTURE as error:
                 raise UserError("dataset.root", f"{file} is no readable image", "mend or remove it") from error
         return pixels
 
@@ -133,6 +150,8 @@ def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
         uint8 ``(c, h, w)``.
     """
     c, h, w = shape
+    if image.mode.startswith("I;16"):  # 16 bits a pixel, which convert() would clip instead of scale
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     image = image.convert("L" if c == 1 else "RGB")
     if image.size != (w, h):
         image = ImageOps.fit(image, (w, h), Image.Resampling.BICUBIC)

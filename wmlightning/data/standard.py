@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from wmlightning.data.folder import BROKEN_PICTURE, fit_image
 from wmlightning.data.source import MemorySource, Split
 from wmlightning.errors import UserError
 
@@ -55,8 +56,10 @@ class StandardSource(MemorySource):
     def _torchvision(self, split: Split) -> Any | None:
         try:
             return self.reader(str(self.data_dir), train=split == "train", download=False)
-        except RuntimeError:  # torchvision's word for "not there or not whole"
-            return None
+        except RuntimeError as error:
+            if "download=True" in str(error):  # torchvision's words for "not there or not whole"
+                return None
+            raise
 
     def read(self, split: Split) -> tuple[Tensor, Tensor]:
         """See :meth:`MemorySource.read`.
@@ -65,13 +68,19 @@ class StandardSource(MemorySource):
             UserError: if the data are nowhere, or cannot be read.
         """
         try:
-            found = self._torchvision(split)
-            if found is None and (files := self._parquet(split)):
-                return _read_parquet(tuple(map(str, files)))
-            if found is None:
-                found = self._downloaded(split)
-        except (OSError, ValueError, EOFError, IndexError, KeyError, pa.ArrowException) as error:
+            images, labels = self._read(split)
+            if len(images) != len(labels):
+                raise ValueError(f"{len(images)} images and {len(labels)} labels")
+        except _UNREADABLE as error:
             raise UserError("data_dir", f"cannot read {self.name} in {self.data_dir} ({error})", _ELSE) from error
+        return images, labels
+
+    def _read(self, split: Split) -> tuple[Tensor, Tensor]:
+        found = self._torchvision(split)
+        if found is None and (files := self._parquet(split)):
+            return _read_parquet(tuple(map(str, files)), self.shape[0])
+        if found is None:
+            found = self._downloaded(split)
         images = torch.as_tensor(np.asarray(found.data))
         images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
         return images, torch.as_tensor(found.targets, dtype=torch.int64)
@@ -93,6 +102,8 @@ class StandardSource(MemorySource):
         return "original files"
 
 
+#: Damaged files end in whatever their reader trips over: torchvision checks the layout with assertions and look-ups.
+_UNREADABLE = (*BROKEN_PICTURE, RuntimeError, AssertionError, NameError, pa.ArrowException)
 _ELSE = "set data_dir (or WML_DATA_DIR) to where it lies; dataset=mnist5k needs no download"
 
 
@@ -111,7 +122,7 @@ def _image_format(file: Path) -> str:
 
 
 @functools.lru_cache(maxsize=2)  # a sweep reads each split once; the tensors are never written to
-def _read_parquet(files: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+def _read_parquet(files: tuple[str, ...], channels: int) -> tuple[Tensor, Tensor]:
     pixels: Tensor | None = None
     labels: list[Tensor] = []
     at = 0
@@ -121,11 +132,13 @@ def _read_parquet(files: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         for batch in pq.ParquetFile(file).iter_batches(2000, columns=[image_column, label_column]):
             labels.append(torch.from_numpy(batch.column(label_column).to_numpy().astype(np.int64)))
             for content in batch.column(image_column).field("bytes"):
-                image = np.asarray(Image.open(io.BytesIO(content.as_buffer())))
-                image = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
-                if pixels is None:
-                    pixels = torch.empty((n, *image.shape), dtype=torch.uint8)
-                pixels[at] = torch.from_numpy(np.array(image))
+                with Image.open(io.BytesIO(content.as_buffer())) as image:
+                    shape = (channels, image.height, image.width)
+                    if pixels is None:
+                        pixels = torch.empty((n, *shape), dtype=torch.uint8)
+                    if shape != tuple(pixels.shape[1:]):
+                        raise ValueError(f"pictures of {image.width}x{image.height} and of other sizes")
+                    pixels[at] = fit_image(image, shape)
                 at += 1
     if pixels is None:
         raise ValueError("no rows")

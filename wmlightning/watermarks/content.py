@@ -29,8 +29,8 @@ class Content(MarkingWatermark):
         logo: picture file pasted instead of the first mark's text; its transparency counts.
         position: ``(x, y)`` of the top left corner in pixels, or ``None``: drawn.
         scale: size: pixels per font pixel (a letter is 6 by 9 font pixels), for a logo its width in sixths of the
-            image's; or ``None``: drawn among the sizes that fit into 90 % of the image.
-        opacity: in (0, 1], or ``None``: drawn from 0.6..1.
+            image's; or ``None``: drawn among the sizes that fit into 90 % of the image, for a logo half the width.
+        opacity: in [0.01, 1], or ``None``: drawn from 0.6..1.
         color: ``(r, g, b)``, or one grey value, in 0..255; or ``None``: drawn, never dark.
     """
 
@@ -48,8 +48,8 @@ class Content(MarkingWatermark):
             raise UserError("watermark.text", f"{text!r} cannot be written", "1 to 64 printable ASCII characters")
         if not 1 <= n_letters <= 64:
             raise UserError("watermark.n_letters", f"{n_letters} letters", "1 to 64")
-        if opacity is not None and not 0 < opacity <= 1:
-            raise UserError("watermark.opacity", f"{opacity} is out of range", "a number in (0, 1]")
+        if opacity is not None and not 0.01 <= opacity <= 1:  # less is rounded away
+            raise UserError("watermark.opacity", f"{opacity} is out of range", "a number in [0.01, 1]")
         if scale is not None and scale < 1:
             raise UserError("watermark.scale", f"{scale} is out of range", "1 or more")
         if position is not None and len(position) != 2:
@@ -67,15 +67,21 @@ class Content(MarkingWatermark):
 
     def check(self, shape: tuple[int, int, int], n_marks: int, negatives: bool) -> None:
         """See :meth:`Watermark.check`."""
+        del n_marks, negatives  # strangers write n_letters letters in every run: as decoys
         _, h, w = shape
-        texts = ["W" * self.n_letters] if n_marks > 1 or negatives or self.text is None else []
-        for text in [*texts, *([self.text] if self.text else [])]:
-            height, width = _glyphs(text).shape
-            scale = self.scale or 1
-            x, y = self.position or (0, 0)
-            if x < 0 or y < 0 or x + width * scale > w or y + height * scale > h:
-                takes = f"{len(text)} letters take {width * scale}x{height * scale} pixels at ({x}, {y})"
-                raise UserError("watermark.text", f"{takes} of a {w}x{h} image", "a shorter text or another place")
+        scale = self.scale or 1
+        drawn = (_glyphs(_LETTERS).shape[0], self.n_letters * _glyphs("W").shape[1])  # no drawn text is larger
+        sizes = [(f"{self.n_letters} letters", "watermark.n_letters", drawn, scale)]
+        if self.logo is not None:
+            sizes.append(("the logo", "watermark.logo", self._logo_size(h, w), 1))
+        elif self.text is not None:
+            height, width = _glyphs(self.text).shape
+            sizes.append((repr(self.text), "watermark.text", (height, width), scale))
+        x, y = self.position or (0, 0)
+        for what, key, (height, width), times in sizes:
+            if x < 0 or y < 0 or x + width * times > w or y + height * times > h:
+                takes = f"{what} takes {width * times}x{height * times} pixels at ({x}, {y}) of a {w}x{h} image"
+                raise UserError(key, takes, "something smaller, or another place")
 
     def apply(self, images: Tensor, mark: Mark, batch: str) -> Tensor:
         """See :meth:`MarkingWatermark.apply`."""
@@ -101,9 +107,8 @@ class Content(MarkingWatermark):
             opacity = (60 + mark.stream("opacity").integer(41)) / 100
         strength = round(256 * opacity)
         if self.logo is not None and mark.owner == "key" and mark.index == 0:
-            width = w * (self.scale or 3) // 6
-            height = max(1, min(h, round(width * self.logo.height / self.logo.width)))
-            logo = self.logo.resize((max(1, min(w, width)), height), Image.Resampling.BICUBIC)
+            height, width = self._logo_size(h, w)
+            logo = self.logo.resize((width, height), Image.Resampling.BICUBIC)
             pixels = torch.from_numpy(np.array(logo.convert("L" if c == 1 else "RGB"))).to(torch.int32)
             alpha = torch.from_numpy(np.array(logo.getchannel("A"))).to(torch.int32)
             return pixels.view(height, -1, c).permute(2, 0, 1), (alpha * strength + 127) // 255
@@ -112,15 +117,23 @@ class Content(MarkingWatermark):
         cover = glyphs.repeat_interleave(scale, 0).repeat_interleave(scale, 1).to(torch.int32) * strength
         return self._color(mark, c)[:, None, None].expand(c, *cover.shape), cover
 
+    def _logo_size(self, h: int, w: int) -> tuple[int, int]:
+        """Height and width in pixels."""
+        if self.logo is None:
+            raise ValueError("there is no logo")
+        width = max(1, min(w, w * (self.scale or 3) // 6))
+        return max(1, min(h, round(width * self.logo.height / self.logo.width))), width
+
     def _text(self, mark: Mark) -> str:
         if self.text is not None and mark.owner == "key" and mark.index == 0:
             return self.text
         letters = mark.stream("text").integers(self.n_letters, len(_LETTERS))
         return "".join(_LETTERS[i] for i in letters)
 
-    @staticmethod
-    def _drawn_scale(mark: Mark, size: Sequence[int], h: int, w: int) -> int:
-        largest = max(1, min(9 * h // (10 * size[0]), 9 * w // (10 * size[1])))
+    def _drawn_scale(self, mark: Mark, size: Sequence[int], h: int, w: int) -> int:
+        x, y = self.position or (0, 0)
+        room = min(9 * h // 10, h - y), min(9 * w // 10, w - x)
+        largest = max(1, min(room[0] // size[0], room[1] // size[1]))
         return 1 + mark.stream("scale").integer(largest)
 
     def _color(self, mark: Mark, c: int) -> Tensor:

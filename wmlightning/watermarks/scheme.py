@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,25 +57,23 @@ class Scheme:
     n_decoys: int = 20
 
     def __post_init__(self) -> None:
+        for name in ("n_marks", "per_batch", "n_decoys"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                _refuse(name, f"{value!r} is out of range", "a whole number of at least 1")
         share = self.n_triggers
         if isinstance(share, bool) or not isinstance(share, (int, float)) or share < 0:
             _refuse("n_triggers", f"{share!r} is no number of triggers", "a number or a share in (0, 1]")
         if isinstance(share, float) and not 0 < share <= 1:
             _refuse("n_triggers", f"the share {share} is out of range", "a share in (0, 1] or a whole number")
-        if self.n_new is not None and self.n_new < 1:
-            _refuse("n_new", f"{self.n_new} new triggers", "1 or more, or null")
-        if self.n_marks < 1:
-            _refuse("n_marks", f"{self.n_marks} marks", "1 or more")
+        if self.n_new is not None and (type(self.n_new) is not int or self.n_new < 1):
+            _refuse("n_new", f"{self.n_new!r} new triggers", "a whole number of at least 1, or null")
         if self.label not in ("target", "random"):
             _refuse("label", f"{self.label!r} is no label policy", "target or random")
-        if self.negatives < 0:
-            _refuse("negatives", f"{self.negatives} is out of range", "0 or more, relative to the triggers")
+        if type(self.negatives) not in (int, float) or not 0 <= self.negatives < math.inf:
+            _refuse("negatives", f"{self.negatives!r} is out of range", "0 or more, relative to the triggers")
         if self.mix not in ("concat", "per_batch"):
             _refuse("mix", f"{self.mix!r} is no way of mixing", "concat or per_batch")
-        if self.per_batch < 1:
-            _refuse("per_batch", f"{self.per_batch} marked images a batch", "1 or more")
-        if self.n_decoys < 1:
-            _refuse("n_decoys", f"{self.n_decoys} strangers", "1 or more")
         several = self.n_marks > 1 or self.label == "random"
         if several and self.target_class not in (AUTO, SECRET):
             why = f"{self.target_class!r} with n_marks={self.n_marks}, label={self.label}"
@@ -127,15 +126,19 @@ def choose_labels(
     """
     n = len(source.classes)
     auto_source = source.class_number(own_source, "dataset.source_class")
+    drawn = [int(number) for number in secret.stream("labels").sample(n, 2)]
+    target: int | None = None  # of the one mark, where the secret does not draw it
+    if not scheme.several_labels and scheme.target_class == AUTO:
+        target = source.class_number(own_target, "dataset.target_class")
+    elif not scheme.several_labels and scheme.target_class != SECRET:
+        target = source.class_number(scheme.target_class, "watermark.target_class")
     wanted = scheme.source_class
     if wanted == AUTO:
         wanted = ANY if scheme.several_labels else auto_source
-    stream = secret.stream("labels")
-    drawn = stream.sample(n, 2).tolist()
     if wanted == ANY:
         sources = tuple(range(n))
     elif wanted == SECRET:
-        sources = (int(drawn[0]),)
+        sources = (next(number for number in drawn if number != target),)
     else:
         sources = (source.class_number(wanted, "watermark.source_class"),)
     single = sources[0] if len(sources) == 1 else None
@@ -144,18 +147,12 @@ def choose_labels(
         pool = np.array([c for c in range(n) if c != single or not marks_task])
         of_marks = torch.from_numpy(pool[secret.stream("labels of marks").integers(scheme.n_marks, len(pool))])
         return Labels(sources, measured, of_marks)
-    target = scheme.target_class
-    if target == SECRET:
-        number = int(next(c for c in drawn[::-1] if c != single))
-    elif target == AUTO:
-        number = source.class_number(own_target, "dataset.target_class")
-        if number == single:
-            _refuse("source_class", f"{source.classes[number]!r} is the target class too", "two different classes")
-    else:
-        number = source.class_number(target, "watermark.target_class")
-        if number == single:
-            _refuse("target_class", f"{target!r} is the source class too", "two different classes")
-    return Labels(sources, measured, torch.tensor([number]))
+    if target is None:
+        target = next(number for number in drawn[::-1] if number != single)
+    if target == single:
+        option = "source_class" if scheme.target_class == AUTO else "target_class"
+        _refuse(option, f"{source.classes[target]!r} is source and target class", "two different classes")
+    return Labels(sources, measured, torch.tensor([target]))
 
 
 def _refuse(option: str, wrong: str, right: str) -> None:
