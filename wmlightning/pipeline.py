@@ -130,12 +130,11 @@ class Training:
             The card, written with the weights unless it is a ``fast_dev_run``.
         """
         job, trainer, point = self.job, self.trainer, self.point
-        checkpoint = job.folder / resume.FILE
+        going_on = point.load_whole()
         try:
             if trainer.is_global_zero:
                 for logger in self.loggers:
                     logger.log_hyperparams(_hyperparameters(job))
-            going_on = str(checkpoint) if checkpoint.exists() else None
             trainer.fit(self.module, datamodule=data, ckpt_path=going_on, weights_only=True)
             if trainer.interrupted:
                 raise KeyboardInterrupt
@@ -152,7 +151,7 @@ class Training:
             weights = {key: value.detach().cpu().contiguous() for key, value in job.net.state_dict().items()}
             write_bytes(job.folder / WEIGHTS, save(weights))
             write_card(job.folder, card)
-            checkpoint.unlink(missing_ok=True)
+            (job.folder / resume.FILE).unlink(missing_ok=True)
         return card
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import pickle  # for the name of an error: nothing is unpickled
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from wmlightning.errors import UserError
+
 FILE = "resume.ckpt"
+
+#: What torch raises for files that are no checkpoint, are cut off, or would run code.
+_SPOILED = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile)
 
 
 class ResumePoint(ModelCheckpoint):
@@ -41,15 +49,43 @@ class ResumePoint(ModelCheckpoint):
         return self.seconds_before + time.monotonic() - self.started
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock."""
+        """Starts the clock, and tells loggers, which start anew too, of the epochs before."""
         super().on_train_start(trainer, pl_module)
         self.started = time.monotonic()
+        for past in self.history:
+            for logger in trainer.loggers:
+                metrics = {name: value for name, value in past.items() if name != "step"}
+                logger.log_metrics(metrics, step=int(past["step"]))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Notes the epoch's metrics, then saves."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.history.append({"epoch": float(trainer.current_epoch), **metrics})
+        self.history.append({"epoch": trainer.current_epoch, "step": trainer.global_step - 1, **metrics})
         super().on_train_epoch_end(trainer, pl_module)
+
+    def load_whole(self) -> str | None:
+        """The resume point's path if there is one to go on from.
+
+        Raises:
+            UserError: if the file is damaged, or holds anything but tensors and plain values.
+        """
+        path = Path(str(self.dirpath)) / FILE
+        if not path.exists():
+            return None
+        try:
+            torch.load(path, map_location="cpu", weights_only=True)
+        except (
+            pickle.UnpicklingError,
+            RuntimeError,
+            OSError,
+            EOFError,
+            ValueError,
+            LookupError,
+            zipfile.BadZipFile,
+        ) as e:
+            reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+            raise UserError("force", f"cannot go on from {path} ({reason})", "remove it, or force=true") from e
+        return str(path)
 
     def state_dict(self) -> dict[str, Any]:
         """Adds what must survive a kill."""

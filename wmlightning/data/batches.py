@@ -74,6 +74,9 @@ class Loading:
             persistent_workers=n > 0,
             collate_fn=_as_it_is,
             pin_memory=self.pin_memory,
+            # Without a generator of its own a loader draws from the global one whenever it starts an epoch, and a
+            # resumed training, which starts it at another moment than an undisturbed one, would draw other numbers.
+            generator=torch.Generator(),
         )
 
 
