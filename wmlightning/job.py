@@ -258,15 +258,25 @@ def _optimisation(cfg: DictConfig) -> Optimisation:
     recipe = cfg.recipe
     optimizer = make(recipe.optimizer, "recipe.optimizer")
     schedule = make(recipe.schedule, "recipe.schedule") if recipe.schedule else None
-    try:  # optimizers refuse their options only when they are built
-        optimizer([torch.nn.Parameter(torch.zeros(1))])
-    except (TypeError, ValueError) as error:
-        raise UserError("recipe.optimizer", str(error).splitlines()[0], "see the optimizer's documentation") from error
     smoothing = setting(recipe.label_smoothing, "recipe.label_smoothing", float, 0, 0.99)
-    return Optimisation(optimizer, schedule, smoothing, recipe.decay_all)
+    optimisation = Optimisation(optimizer, schedule, smoothing, recipe.decay_all)
+    key = "recipe.optimizer"
+    try:  # both refuse their options only when they are built
+        built = optimizer([torch.nn.Parameter(torch.zeros(1))])
+        key = "recipe.schedule"
+        optimisation.schedule_of(built, total_steps=100)
+    except (TypeError, ValueError, LookupError) as error:
+        raise UserError(key, str(error).splitlines()[0], "see its documentation") from error
+    return optimisation
 
 
 def _check_numbers(cfg: DictConfig) -> None:
+    if not isinstance(cfg.force, bool):
+        raise UserError("force", f"{cfg.force!r} is neither", "true or false")
+    if not OmegaConf.is_list(cfg.tags):
+        raise UserError("tags", f"{cfg.tags!r} is no list", "[first,second]")
+    if not isinstance(cfg.runs_dir, str) or not cfg.runs_dir:
+        raise UserError("runs_dir", f"{cfg.runs_dir!r} is no folder", "name a folder")
     setting(cfg.recipe.batch_size, "recipe.batch_size", int, 2)
     setting(cfg.recipe.eval_batch_size, "recipe.eval_batch_size", int, 1)
     setting(cfg.recipe.num_workers, "recipe.num_workers", int, 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from wmlightning.errors import UserError
+
 
 class ShiftFlip:
     """Shifts every image by its own random offset and mirrors some: the crop-with-padding of the CIFAR recipes.
@@ -14,9 +16,14 @@ class ShiftFlip:
     Args:
         shift: largest offset in pixels, in each direction.
         flip: whether every other image (at random) is mirrored left to right.
+
+    Raises:
+        UserError: if ``shift`` is negative or no whole number.
     """
 
     def __init__(self, shift: int = 0, flip: bool = False) -> None:
+        if type(shift) is not int or shift < 0:
+            raise UserError("recipe.augment.shift", f"{shift!r} pixels", "a whole number of at least 0")
         self.shift = shift
         self.flip = flip
 

@@ -33,6 +33,16 @@ class Optimisation:
     label_smoothing: float = 0.0
     decay_all: bool = False
 
+    def schedule_of(
+        self, optimizer: torch.optim.Optimizer, total_steps: int
+    ) -> torch.optim.lr_scheduler.LRScheduler | None:
+        """Builds the schedule for a training of ``total_steps`` steps."""
+        if self.schedule is None:
+            return None
+        takes_total = "total_steps" in inspect.signature(self.schedule).parameters
+        takes_total = takes_total and "total_steps" not in getattr(self.schedule, "keywords", {})
+        return self.schedule(optimizer, total_steps=total_steps) if takes_total else self.schedule(optimizer)
+
 
 class Classifier(L.LightningModule):
     """Cross entropy on merged batches.
@@ -114,8 +124,7 @@ class Classifier(L.LightningModule):
                 {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
             ]
         optimizer = options.optimizer([group for group in groups if group["params"]])
-        if options.schedule is None:
+        schedule = options.schedule_of(optimizer, int(self.trainer.estimated_stepping_batches))
+        if schedule is None:
             return optimizer
-        takes_total = "total_steps" in inspect.signature(options.schedule).parameters
-        total = {"total_steps": int(self.trainer.estimated_stepping_batches)} if takes_total else {}
-        return [optimizer], [{"scheduler": options.schedule(optimizer, **total), "interval": "step"}]
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]

@@ -54,7 +54,7 @@ class SmallCNN(nn.Sequential):
 
     Args:
         channels: of the image.
-        size: height and width of the image; at least 8.
+        size: height and width of the image; at least 10.
         n_classes: number of logits.
         width: channels of the first convolution.
         hidden: units of the dense layer.

@@ -25,6 +25,9 @@ class Unrelated(PictureWatermark):
     """
 
     def __init__(self, images: Source, picture_class: str | int | None = None) -> None:
+        if not isinstance(images, Source):
+            right = "the name of a data set, or a config with a _target_"
+            raise UserError("watermark.images", f"{images!r} is no source of images", right)
         self.source = images
         self.first = None if picture_class is None else images.class_number(picture_class, "watermark.picture_class")
 

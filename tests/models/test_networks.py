@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.helpers import random_images
+from wmlightning.models.networks import CifarResNet18, Normalized, ResNet9, SmallCNN, VGGStyleCNN
+
+NETS: dict[str, tuple[Callable[[int, int, int], nn.Module], list[tuple[int, int, int]]]] = {
+    "SmallCNN": (lambda c, side, k: SmallCNN(c, side, k, width=4, hidden=8), [(1, 28, 10), (3, 32, 7), (1, 10, 2)]),
+    "VGGStyleCNN": (lambda c, side, k: VGGStyleCNN(c, side, k, width=4), [(3, 32, 10), (1, 28, 5), (1, 8, 2)]),
+    "ResNet9": (lambda c, side, k: ResNet9(c, k, width=4), [(3, 32, 10), (1, 28, 3), (1, 8, 2)]),
+    "CifarResNet18": (lambda c, side, k: CifarResNet18(c, k), [(3, 32, 10), (1, 16, 3)]),
+}
+CASES = [(name, *size) for name, (_, sizes) in NETS.items() for size in sizes]
+
+
+def _images(n: int, c: int, side: int) -> Tensor:
+    return random_images(n, (c, side, side)) / 255
+
+
+@pytest.mark.parametrize(("name", "c", "side", "k"), CASES)
+def test_networks_give_a_logit_for_each_class_and_learn_everywhere(name: str, c: int, side: int, k: int) -> None:
+    torch.manual_seed(0)
+    net = Normalized(NETS[name][0](c, side, k), [0.5] * c, [0.25] * c)
+    logits = net(_images(4, c, side))
+    assert logits.shape == (4, k)
+    assert logits.isfinite().all()
+    logits.square().sum().backward()
+    for parameter_name, parameter in net.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("name", "c", "side", "k"), CASES)
+def test_images_of_a_batch_do_not_influence_each_other_in_evaluation(name: str, c: int, side: int, k: int) -> None:
+    torch.manual_seed(0)
+    net = NETS[name][0](c, side, k).eval()
+    images = _images(4, c, side)
+    with torch.no_grad():
+        whole = net(images)
+        one_by_one = torch.cat([net(image[None]) for image in images])
+        assert torch.allclose(whole, one_by_one, atol=1e-4)
+        other_layout = net(images.contiguous(memory_format=torch.channels_last))
+        assert torch.allclose(whole, other_layout, atol=1e-4)
+        assert not torch.allclose(whole[0], whole[1], atol=1e-6)  # and the images matter
+
+
+@pytest.mark.parametrize(("net", "most"), [(SmallCNN, 9), (VGGStyleCNN, 7)])
+def test_images_too_small_are_refused_with_the_smallest_size(net: Callable[..., nn.Module], most: int) -> None:
+    with pytest.raises(ValueError, match=f"at least {most + 1}x{most + 1}"):
+        net(1, most, 10)
+    assert net(1, most + 1, 10, width=4).eval()(torch.zeros(1, 1, most + 1, most + 1)).shape == (1, 10)
+
+
+def test_width_is_the_width_of_the_first_stage() -> None:
+    for net in (SmallCNN(1, 28, 10, width=6), VGGStyleCNN(1, 28, 10, width=6), ResNet9(1, 10, width=6)):
+        first = next(module for module in net.modules() if isinstance(module, nn.Conv2d))
+        assert first.out_channels == 6
+
+
+def test_normalisation_happens_inside() -> None:
+    net = Normalized(nn.Flatten(), [0.5, 0.25, 0.0], [0.5, 0.25, 2.0])
+    images = torch.tensor([0.0, 0.5, 1.0]).expand(1, 3, 3).reshape(1, 3, 1, 3)
+    expected = torch.tensor([[-1.0, 0.0, 1.0, -1.0, 1.0, 3.0, 0.0, 0.25, 0.5]])
+    assert torch.allclose(net(images), expected)
+    # As buffers, so that saved weights know what to do with images.
+    assert {"mean", "scale"} <= set(net.state_dict())
+    other = Normalized(nn.Flatten(), [0.0] * 3, [1.0] * 3)
+    other.load_state_dict(net.state_dict())
+    assert torch.allclose(other(images), expected)
+    assert not list(net.parameters())
+
+
+def test_initial_weights_follow_from_the_seed() -> None:
+    for name, (build, sizes) in NETS.items():
+        weights = []
+        for seed in (0, 0, 1):
+            torch.manual_seed(seed)
+            weights.append(torch.cat([p.flatten() for p in build(*sizes[0]).parameters()]))
+        assert torch.equal(weights[0], weights[1]), name
+        assert not torch.equal(weights[0], weights[2]), name

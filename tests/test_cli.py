@@ -1,0 +1,813 @@
+"""What a user sees of the command: mistakes told in one line, runs that leave whole cards, sweeps, loggers."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.fabric.loggers.tensorboard as tensorboard
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import load_file
+
+from wmlightning.config import make
+from wmlightning.job import prepare
+from wmlightning.models.networks import Normalized
+
+Main = Callable[..., Any]
+
+#: The names of DESIGN, and the luckiest stranger beside the mean of all.
+TEST_METRICS = {
+    "test/clean_acc",
+    "test/source_acc",
+    "test/trigger_acc",
+    "test/trigger_new_acc",
+    "test/decoy_acc",
+    "test/decoy_acc_max",
+}
+METRICS = {"train/loss", "train/clean_acc", "val/clean_acc", "val/trigger_acc", *TEST_METRICS}
+
+
+def cards(runs: Path) -> list[dict[str, Any]]:
+    return [json.loads(file.read_text()) for file in sorted(runs.glob("*/card.json"))]
+
+
+# -- mistakes --------------------------------------------------------------------------------------------------------
+
+
+def told(done: Any, key: str, runs: Path) -> str:
+    """Checks that a command told of one mistake in one line, named the key, and wrote nothing; returns the line."""
+    assert done.code == 1, str(done)
+    assert "Traceback" not in done.out + done.err, str(done)
+    lines = done.err.strip().splitlines()
+    assert len(lines) == len(done.errors) == 1, str(done)
+    assert lines[0].removeprefix("error: ").partition(": ")[0].startswith(key), f"{lines[0]!r} does not name {key}"
+    assert "; " in lines[0], "says what would be right"
+    assert not runs.exists(), [str(path) for path in runs.rglob("*")]
+    return lines[0]
+
+
+#: The key that the message names, and what the user typed. A key is named whole or by its beginning.
+MISTAKES = [
+    # classes
+    ("watermark.source_class", "watermark.source_class=dog"),
+    ("watermark.source_class", "watermark.source_class=10"),
+    ("watermark.source_class", "watermark.source_class=-1"),
+    ("watermark.source_class", "watermark.source_class=true"),
+    ("watermark.source_class", "watermark.source_class=null"),
+    ("watermark.target_class", "watermark.target_class=dog"),
+    ("watermark.target_class", "watermark.target_class=any"),
+    ("watermark.target_class", "watermark.target_class=99"),
+    ("watermark.target_class", "watermark.source_class=rows watermark.target_class=rows"),
+    ("watermark.target_class", "watermark.source_class=0 watermark.target_class=rows"),
+    ("watermark.source_class", "watermark.source_class=rings"),
+    ("watermark.target_class", "watermark.n_marks=3 watermark.target_class=rows"),
+    ("watermark.target_class", "watermark.label=random watermark.target_class=rows"),
+    ("dataset.source_class", "dataset.source_class=dog"),
+    ("dataset.target_class", "dataset.target_class=dog"),
+    # numbers of triggers
+    ("watermark.n_triggers", "watermark.n_triggers=1.5"),
+    ("watermark.n_triggers", "watermark.n_triggers=0.0"),
+    ("watermark.n_triggers", "watermark.n_triggers=-0.1"),
+    ("watermark.n_triggers", "watermark.n_triggers=-5"),
+    ("watermark.n_triggers", "watermark.n_triggers=0"),
+    ("watermark.n_triggers", "watermark.n_triggers=many"),
+    ("watermark.n_triggers", "watermark.n_triggers=null"),
+    ("watermark.n_triggers", "watermark.n_triggers=true"),
+    ("watermark.n_triggers", "watermark.n_triggers=nan"),
+    ("watermark.n_triggers", "watermark.n_triggers=58"),  # there are 57 of the source class
+    ("watermark.n_triggers", "watermark.n_triggers=1.0"),
+    ("watermark.n_triggers", "watermark.n_triggers=600 watermark.source_class=any"),
+    ("watermark.n_triggers", "watermark.n_triggers=4 watermark.n_marks=8"),
+    ("watermark.n_triggers", "watermark=unrelated watermark.images=procedural watermark.n_triggers=5000"),
+    ("watermark.n_new", "watermark.n_new=0"),
+    ("watermark.n_new", "watermark.n_new=11"),  # there are 10 in the judge's half
+    ("watermark.n_new", "watermark.n_new=1.5"),
+    ("watermark.n_new", "watermark.n_new=some"),
+    ("watermark.n_new", "watermark=unrelated watermark.images=procedural watermark.n_new=5000"),
+    # the other common options
+    ("watermark.n_marks", "watermark.n_marks=0"),
+    ("watermark.n_marks", "watermark.n_marks=-2"),
+    ("watermark.n_marks", "watermark.n_marks=1.5"),
+    ("watermark.n_marks", "watermark.n_marks=two"),
+    ("watermark.n_marks", "watermark.n_marks=null"),
+    ("watermark.label", "watermark.label=both"),
+    ("watermark.label", "watermark.label=null"),
+    ("watermark.mix", "watermark.mix=shaken"),
+    ("watermark.negatives", "watermark.negatives=-1"),
+    ("watermark.negatives", "watermark.negatives=lots"),
+    ("watermark.negatives", "watermark.negatives=nan"),
+    ("watermark.negatives", "watermark.negatives=inf"),
+    ("watermark.per_batch", "watermark.mix=per_batch watermark.per_batch=0"),
+    ("watermark.per_batch", "recipe.batch_size=16 watermark.mix=per_batch watermark.per_batch=16"),  # none clean
+    ("watermark.n_decoys", "watermark.n_decoys=0"),
+    ("watermark.n_decoys", "watermark.n_decoys=few"),
+    ("watermark.augment", "watermark.augment=perhaps"),
+    # one watermark's own
+    ("watermark.strength", "watermark.strength=0"),
+    ("watermark.strength", "watermark.strength=2"),
+    ("watermark", "watermark.strength=strong"),
+    ("watermark.text", "watermark=content watermark.text=A_TEXT_FOR_A_WIDER_IMAGE"),
+    ("watermark.text", "watermark=content watermark.text=''"),
+    ("watermark.text", "watermark=content watermark.text='Ωμέγα'"),
+    ("watermark.n_letters", "watermark=content watermark.text=null watermark.n_letters=0"),
+    ("watermark", "watermark=content watermark.text=null watermark.n_letters=20"),
+    ("watermark.opacity", "watermark=content watermark.opacity=0"),
+    ("watermark.opacity", "watermark=content watermark.opacity=1.5"),
+    ("watermark.color", "watermark=content watermark.color=300"),
+    ("watermark.color", "watermark=content watermark.color=[1,2]"),
+    ("watermark.scale", "watermark=content watermark.scale=0"),
+    ("watermark", "watermark=content watermark.scale=9"),
+    ("watermark.position", "watermark=content watermark.position=[1,2,3]"),
+    ("watermark", "watermark=content watermark.position=[20,20]"),
+    ("watermark", "watermark=content watermark.position=[-1,0]"),
+    ("watermark", "watermark=content watermark.position=middle"),
+    ("watermark.logo", "watermark=content watermark.logo=/nowhere/logo.png"),
+    ("watermark.logo", "watermark=content watermark.logo=."),
+    ("watermark.images", "watermark=unrelated watermark.images=nowhere"),
+    ("watermark", "watermark=unrelated watermark.images=3"),
+    ("watermark.picture_class", "watermark=unrelated watermark.images=procedural watermark.picture_class=dog"),
+    ("watermark.n_marks", "watermark=unrelated watermark.images=procedural watermark.n_marks=10"),
+    ("watermark.n_marks", "watermark=unrelated watermark.images=procedural watermark.n_marks=11 watermark.negatives=0"),
+    ("watermark.negatives", "watermark=unrelated watermark.images=procedural watermark.label=random"),
+    ("watermark", "watermark._target_=wmlightning.watermarks.nowhere.Nothing"),
+    ("watermark._target_", "watermark=content watermark._target_=builtins.dict"),
+    # networks
+    ("model", "model=mobilenet_v3"),  # wants colour
+    ("model", "dataset.source.shape=[1,8,8]"),
+    ("model", "dataset.source.shape=[1,4,4] model=resnet9"),
+    ("model", "model.n_classes=7"),
+    ("model", "model.channels=3"),
+    ("model", "model.width=-1"),
+    ("model", "model.width=wide"),
+    ("model", "model._target_=nowhere.Net"),
+    ("model", "model._target_=torch.nn.Identity"),
+    ("model._target_", "model._target_=builtins.dict"),
+    # devices and precision
+    ("trainer.precision", "trainer.precision=16-mixed"),
+    ("trainer.precision", "trainer.precision=64-true"),
+    ("trainer.precision", "trainer.precision=half"),
+    ("trainer.accelerator", "trainer.accelerator=tpu"),
+    # the trainer's own arguments
+    ("trainer.max_epochs", "trainer.max_epochs=0"),
+    ("trainer.max_epochs", "trainer.max_epochs=-1"),
+    ("trainer.max_epochs", "trainer.max_epochs=ten"),
+    ("trainer.max_epochs", "trainer.max_epochs=2.5"),
+    ("trainer.max_epochs", "trainer.max_epochs=null"),
+    ("trainer", "trainer.devices=0"),
+    ("trainer", "trainer.devices=many"),
+    ("trainer", "trainer.strategy=teamwork"),
+    ("trainer", "+trainer.limit_train_batches=-3"),
+    ("trainer", "+trainer.no_such_argument=1"),
+    ("trainer", "trainer._target_=nowhere.Trainer"),
+    # optimisation
+    ("recipe.batch_size", "recipe.batch_size=0"),
+    ("recipe.batch_size", "recipe.batch_size=100000"),
+    ("recipe.batch_size", "recipe.batch_size=many"),
+    ("recipe.eval_batch_size", "recipe.eval_batch_size=0"),
+    ("recipe.num_workers", "recipe.num_workers=-1"),
+    ("recipe.label_smoothing", "recipe.label_smoothing=1.5"),
+    ("recipe.label_smoothing", "recipe.label_smoothing=nan"),
+    ("recipe", "recipe.optimizer=null"),
+    ("recipe.optimizer", "recipe.optimizer._target_=torch.optim.Nope"),
+    ("recipe.optimizer", "+recipe.optimizer.speed=3"),
+    ("recipe.optimizer", "recipe.optimizer.lr=-1"),
+    ("recipe.optimizer", "recipe.optimizer.lr=fast"),
+    ("recipe.optimizer", "recipe=base"),
+    ("recipe.schedule", "recipe.schedule.pct_start=2"),
+    ("recipe.schedule", "recipe.schedule._target_=torch.optim.lr_scheduler.Nope"),
+    ("recipe.schedule", "+recipe.schedule.speed=3"),
+    ("recipe.augment", "recipe.augment._target_=nowhere.Augment"),
+    ("recipe.augment", "recipe.augment.shift=-1"),
+    ("recipe.augment", "recipe.augment.shift=some"),
+    # data
+    ("dataset.source", "dataset.source._target_=nowhere.Data"),
+    ("dataset.source", "dataset.source.shape=[28,28]"),
+    ("dataset.val_share", "dataset.val_share=0"),
+    ("dataset.val_share", "dataset.val_share=1"),
+    ("dataset.val_share", "dataset.val_share=some"),
+    ("dataset.mean", "dataset.mean=[0.1,0.2]"),
+    ("dataset.mean", "dataset.std=[0]"),
+    # the rest
+    ("seed", "seed=-1"),
+    ("seed", "seed=1.5"),
+    ("seed", "seed=lucky"),
+    ("seed", "seed=null"),
+    ("force", "force=perhaps"),
+    ("tags", "tags=paper"),  # would become the tags p, a, p, e, r
+    ("runs_dir", "runs_dir=null"),
+    ("runs_dir", "runs_dir=/proc/nowhere/runs"),
+    ("logger.wandb.mode", "logger=wandb logger.wandb.mode=sideways"),
+    ("logger.wandb.mode", "logger=wandb logger.wandb.mode=online"),  # no API key here
+    ("logger.csv", "logger.csv._target_=nowhere.Logger"),
+    ("callbacks.gallery", "callbacks.gallery._target_=nowhere.Gallery"),
+    ("callbacks.gallery", "+callbacks.gallery.size=3"),
+]
+
+
+@pytest.mark.parametrize(("key", "typed"), MISTAKES, ids=[typed for _, typed in MISTAKES])
+def test_mistake_is_told_in_one_line(main: Main, small: list[str], runs: Path, key: str, typed: str) -> None:
+    if key == "runs_dir" and "/proc" in typed and not Path("/proc").is_dir():
+        pytest.skip("no /proc")
+    told(main(*small, *typed.split()), key, runs)
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("typed", ["trainer=gpu", "trainer.accelerator=cuda", "trainer.accelerator=mps"])
+def test_no_gpu(main: Main, small: list[str], runs: Path, typed: str) -> None:
+    assert "trainer=cpu" in told(main(*small, typed), "trainer.accelerator", runs)
+
+
+@pytest.mark.parametrize("typed", ["dataset=nowhere", "watermark.n_trigers=3", "experiment=nowhere", "watermark=noice"])
+def test_typo_gets_hydras_own_message(main: Main, runs: Path, typed: str) -> None:
+    done = main(typed)
+    assert done.code == 1, str(done)
+    assert "Traceback" not in done.out + done.err
+    assert typed.split("=")[1 if "." not in typed else 0].split(".")[-1] in done.err
+    assert not runs.exists()
+
+
+def test_runs_dir_below_a_file(main: Main, small: list[str], runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    told(main(*small, f"runs_dir={tmp_path}/taken/runs"), "runs_dir", runs)
+    told(main(*small, f"runs_dir={tmp_path}/taken"), "runs_dir", runs)
+
+
+def test_runs_dir_without_right_to_write(
+    main: Main, small: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    told(main(*small), "runs_dir", runs)
+
+
+def test_disk_full(main: Main, small: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = shutil.disk_usage("/")._replace(free=2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    assert "1 MiB" in told(main(*small), "runs_dir", runs)
+
+
+def test_card_of_a_newer_version(main: Main, small: list[str], runs: Path) -> None:
+    assert main(*small).code == 0
+    (file,) = runs.glob("*/card.json")
+    file.write_text(json.dumps({"schema": 99}))
+    done = main(*small)
+    assert (done.code, len(done.errors)) == (1, 1), str(done)
+    assert done.errors[0].startswith("error: runs_dir: ")
+    assert json.loads(file.read_text()) == {"schema": 99}
+
+
+def test_without_tensorboard(main: Main, small: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorboard, "_TENSORBOARD_AVAILABLE", False)
+    monkeypatch.setattr(tensorboard, "_TENSORBOARDX_AVAILABLE", False)
+    told(main(*small, "logger=tensorboard"), "logger.tensorboard", runs)
+
+
+def test_logo_that_is_no_picture(main: Main, small: list[str], runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "logo.png").write_text("not a picture")
+    told(main(*small, "watermark=content", f"watermark.logo={tmp_path}/logo.png"), "watermark.logo", runs)
+
+
+def test_logo_beyond_the_edge(main: Main, small: list[str], runs: Path, tmp_path: Path) -> None:
+    Image.new("RGBA", (20, 20), "white").save(tmp_path / "logo.png")
+    typed = ["watermark=content", f"watermark.logo={tmp_path}/logo.png", "watermark.position=[4,19]"]
+    told(main(*small, *typed), "watermark", runs)  # strangers' texts fit there, the logo does not
+
+
+def test_no_text_in_a_tiny_image(main: Main, small: list[str], runs: Path) -> None:
+    told(main(*small, "watermark=content", "dataset.source.shape=[1,16,16]"), "watermark", runs)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Class folders of a user's own, to be spoiled."""
+    for name in ("apple", "pear"):
+        (tmp_path / "fruit" / name).mkdir(parents=True)
+        for i in range(40):
+            Image.new("RGB", (8, 8), (i, 80, len(name) * 40)).save(tmp_path / "fruit" / name / f"{i:02}.png")
+    return tmp_path / "fruit"
+
+
+def _one_class(folder: Path) -> None:
+    shutil.rmtree(folder / "pear")
+
+
+def _empty_class(folder: Path) -> None:
+    (folder / "plum").mkdir()
+
+
+def _no_test_images(folder: Path) -> None:
+    (folder / "plum").mkdir()
+    shutil.copy(folder / "pear" / "00.png", folder / "plum")
+
+
+def _no_picture(folder: Path) -> None:
+    (folder / "pear" / "07.png").write_text("not a picture")
+
+
+def _half_a_picture(folder: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "pear" / "07.png")
+    content = (folder / "pear" / "07.png").read_bytes()
+    (folder / "pear" / "07.png").write_bytes(content[: len(content) // 2])
+
+
+def _a_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("")
+
+
+@pytest.mark.parametrize("spoil", [_one_class, _empty_class, _no_test_images, _no_picture, _half_a_picture, _a_file])
+def test_unreadable_pictures(main: Main, runs: Path, pictures: Path, spoil: Callable[[Path], None]) -> None:
+    spoil(pictures)
+    short = ["trainer=cpu", "trainer.max_epochs=1", "recipe.batch_size=16", "watermark.n_triggers=4"]
+    line = told(main("dataset=image_folder", f"dataset.root={pictures}", *short), "dataset.root", runs)
+    assert "fruit" in line, "names the place"
+
+
+@pytest.mark.parametrize(
+    ("key", "typed"),
+    [("dataset.size", "dataset.size=0"), ("dataset", "dataset.size=big"), ("dataset.channels", "dataset.channels=2")],
+)
+def test_wrong_size_of_pictures(main: Main, runs: Path, pictures: Path, key: str, typed: str) -> None:
+    told(main("dataset=image_folder", f"dataset.root={pictures}", "trainer=cpu", typed), key, runs)
+
+
+@pytest.mark.parametrize("typed", ["dataset.root=/nowhere", ""])
+def test_pictures_that_are_nowhere(main: Main, runs: Path, typed: str) -> None:
+    told(main("dataset=image_folder", "trainer=cpu", *typed.split()), "dataset.root", runs)
+
+
+def test_data_that_are_nowhere(main: Main, runs: Path, tmp_path: Path) -> None:
+    typed = ["dataset=mnist", f"data_dir={tmp_path}/data", "++dataset.source.download=false", "trainer=cpu"]
+    line = told(main(*typed), "data_dir", runs)
+    assert f"{tmp_path}/data" in line
+    assert "mnist5k" in line, "names the data set that needs no download"
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Error downloading"), OSError("no route to host")])
+def test_download_that_fails(
+    main: Main, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def download(self: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", download)
+    line = told(main("dataset=mnist", f"data_dir={tmp_path}/data", "trainer=cpu"), "data_dir", runs)
+    assert str(error) in line
+    assert f"{tmp_path}/data" in line
+    assert "mnist5k" in line
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"garbage" * 100, bytes([0, 0, 8, 3, 0, 0, 234, 96, 0, 0, 0, 28, 0, 0, 0, 28])]
+)
+def test_spoiled_mnist_files(
+    main: Main, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", lambda self: None)  # sees files, and is content
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for kind in ("train", "t10k"):
+        (raw / f"{kind}-images-idx3-ubyte").write_bytes(content)
+        (raw / f"{kind}-labels-idx1-ubyte").write_bytes(content)
+    told(main("dataset=mnist", f"data_dir={tmp_path}/data", "trainer=cpu"), "data_dir", runs)
+
+
+def png(size: int = 32, mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (size, size)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def table(images: list[bytes], labels: list[int], names: tuple[str, str] = ("img", "label")) -> pa.Table:
+    return pa.table({names[0]: [{"bytes": image, "path": ""} for image in images], names[1]: labels})
+
+
+SPOILED: dict[str, tuple[str, pa.Table | bytes]] = {
+    "no parquet": ("data_dir", b"not a parquet file"),
+    "empty file": ("data_dir", b""),
+    "no rows": ("data_dir", table([png()], [0]).slice(0, 0)),
+    "no images": ("data_dir", pa.table({"label": [0, 1]})),
+    "no labels": ("data_dir", pa.table({"img": [{"bytes": png(), "path": ""}]})),
+    "no picture": ("data_dir", table([b"not a picture"] * 2, [0, 1])),
+    "several sizes": ("data", table([png(32), png(16)], [0, 1])),
+    "grey": ("data", table([png(32, "L")] * 2, [0, 1])),
+    "another size": ("data", table([png(64)] * 2, [0, 1])),
+    "label beyond the classes": ("data", table([png()] * 2, [0, 10])),
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_spoiled_parquet(main: Main, runs: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "data" / "cifar10"
+    folder.mkdir(parents=True)
+    key, content = SPOILED[name]
+    for split in ("train", "test"):
+        file = folder / f"{split}-00000-of-00001.parquet"
+        if isinstance(content, bytes):
+            file.write_bytes(content)
+        else:
+            pq.write_table(content, file)
+    told(main("dataset=cifar10", f"data_dir={tmp_path}/data", "trainer=cpu"), key, runs)
+
+
+def test_data_of_too_few_images(main: Main, runs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "cifar10"
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        pq.write_table(table([png()] * 3, [0, 1, 2]), folder / f"{split}-00000-of-00001.parquet")
+    told(main("dataset=cifar10", f"data_dir={tmp_path}/data", "trainer=cpu"), "", runs)
+
+
+# -- runs in a process of their own ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(train: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], Any]:
+    """A short run: the folder it was started in, what was typed, what came out."""
+    cwd = tmp_path_factory.mktemp("finished")
+    typed = [
+        "trainer=cpu",
+        "trainer.precision=32-true",
+        "trainer.max_epochs=2",
+        "++trainer.limit_train_batches=20",
+        f"data_dir={tmp_path_factory.mktemp('data')}",
+    ]
+    return cwd, typed, train(*typed, runs=cwd / "runs", cwd=cwd)
+
+
+Finished = tuple[Path, list[str], Any]
+
+
+def test_run_leaves_card_weights_and_picture(finished: Finished) -> None:
+    cwd, _, done = finished
+    assert done.code == 0, str(done)
+    assert [path.name for path in cwd.iterdir()] == ["runs"], "everything is below runs_dir"
+    (folder,) = (cwd / "runs").iterdir()
+    files = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    assert files == {"card.json", "model.safetensors", "triggers.png", "logs"}
+    with Image.open(folder / "triggers.png") as picture:
+        picture.verify()
+
+
+def test_card(finished: Finished) -> None:
+    (card,) = cards(finished[0] / "runs")
+    (folder,) = (finished[0] / "runs").iterdir()
+    assert set(card["metrics"]) == METRICS
+    assert all(0 <= value <= 1 for name, value in card["metrics"].items() if name.endswith(("_acc", "_acc_max")))
+    assert card["metrics"]["test/clean_acc"] > 0.5, "20 steps teach digits to some extent"
+    assert card["fingerprint"] in folder.name == card["name"]
+    assert [epoch["epoch"] for epoch in card["history"]] == [0, 1]
+    assert all({"train/loss", "val/clean_acc", "val/trigger_acc"} < set(epoch) for epoch in card["history"])
+    assert card["metrics"]["train/loss"] == card["history"][1]["train/loss"] < card["history"][0]["train/loss"]
+    assert card["seconds"]["train"] > 0
+    assert (card["precision"], card["device"], card["seed"]) == ("32-true", "cpu", 0)
+    assert {"torch", "lightning", "wmlightning"} <= set(card["environment"]["versions"])
+    assert card["config"]["watermark"]["n_marks"] == 1
+    assert card["data"]["train"] + card["data"]["val"] == 4000
+
+
+def test_output_is_a_table_and_a_place(finished: Finished) -> None:
+    cwd, _, done = finished
+    (folder,) = (cwd / "runs").iterdir()
+    assert "\r" not in done.out + done.err, "no progress bar where no terminal is"
+    assert "\x1b" not in done.out + done.err, "no colours where no terminal is"
+    assert done.err == ""
+    for name in TEST_METRICS:
+        assert name in done.out
+    assert str(folder) in done.out
+    assert "32-true" in done.out, "the arithmetic chosen is told"
+
+
+def test_csv_log(finished: Finished) -> None:
+    import pandas as pd
+
+    (file,) = (finished[0] / "runs").glob("*/logs/metrics.csv")
+    log = pd.read_csv(file)
+    (card,) = cards(finished[0] / "runs")
+    assert {"val/clean_acc", "val/trigger_acc", "train/loss", *TEST_METRICS} <= set(log.columns)
+    assert log["val/clean_acc"].dropna().tolist() == pytest.approx([e["val/clean_acc"] for e in card["history"]])
+
+
+def test_weights_give_the_cards_accuracy(finished: Finished, composed: Callable[..., Any]) -> None:
+    """From card and weights alone, with nothing of what trained them."""
+    (card,) = cards(finished[0] / "runs")
+    (weights,) = (finished[0] / "runs").glob("*/model.safetensors")
+    config = card["config"]
+    net = Normalized(make(config["model"], "model"), config["dataset"]["mean"], config["dataset"]["std"])
+    net.load_state_dict(load_file(weights))
+    net.eval()
+    source = make(config["dataset"]["source"], "dataset.source")
+    labels = source.labels("test")
+    images = source.images("test", torch.arange(len(labels)))
+    with torch.no_grad():
+        right = net(images.float() / 255).argmax(1) == labels
+    assert right.double().mean().item() == pytest.approx(card["metrics"]["test/clean_acc"], abs=1e-6)
+    ones = labels == source.class_number(config["dataset"]["source_class"], "")
+    assert right[ones].double().mean().item() == pytest.approx(card["metrics"]["test/source_acc"], abs=1e-6)
+
+
+def test_again_with_the_console_command_shows_the_same(finished: Finished, train: Callable[..., Any]) -> None:
+    """Trains nothing; that data_dir is spelled differently makes no difference."""
+    cwd, typed, done = finished
+    before = {path: path.stat().st_mtime_ns for path in (cwd / "runs").rglob("*") if path.is_file()}
+    other = os.path.relpath(typed[-1].removeprefix("data_dir="), cwd)
+    command = Path(sys.executable).with_name("wmlightning-train")
+    assert command.is_file()
+    again = train(*typed[:-1], f"data_dir={other}", runs=cwd / "runs", cwd=cwd, program=(str(command),))
+    assert again.code == 0, again
+    assert again.out.endswith(done.out), "the same table, whatever is said before it"
+    assert {path: path.stat().st_mtime_ns for path in (cwd / "runs").rglob("*") if path.is_file()} == before
+
+
+def test_cfg_job(train: Callable[..., Any], tmp_path: Path) -> None:
+    done = train("--cfg", "job", "watermark=content", runs=tmp_path / "runs", cwd=tmp_path)
+    assert done.code == 0, str(done)
+    assert "text: TEST" in done.out
+    assert not any(tmp_path.iterdir())
+
+
+def test_mistake_in_a_process(train: Callable[..., Any], tmp_path: Path) -> None:
+    typed = ["dataset=procedural", "watermark.source_class=dog"]
+    done = train(*typed, runs=tmp_path / "runs", cwd=tmp_path)
+    told(done, "watermark.source_class", tmp_path / "runs")
+    assert not any(tmp_path.iterdir())
+
+
+# -- runs in this process --------------------------------------------------------------------------------------------
+
+
+def test_force_trains_again(main: Main, small: list[str], runs: Path) -> None:
+    assert main(*small).code == 0
+    (file,) = runs.glob("*/card.json")
+    weights = file.with_name("model.safetensors")
+    first = weights.read_bytes()
+    stamp = file.stat().st_mtime_ns
+    (file.parent / "left_over.txt").write_text("from an older run")
+    assert main(*small).code == 0
+    assert file.stat().st_mtime_ns == stamp
+    assert main(*small, "force=true").code == 0
+    assert file.stat().st_mtime_ns > stamp
+    assert weights.read_bytes() == first, "the same command gives the same weights"
+    assert not (file.parent / "left_over.txt").exists()
+    assert len(list(runs.iterdir())) == 1
+
+
+@pytest.mark.parametrize("lost", ["card.json", "model.safetensors"])
+def test_a_run_without_card_or_weights_is_not_finished(main: Main, small: list[str], runs: Path, lost: str) -> None:
+    assert main(*small).code == 0
+    (file,) = runs.glob(f"*/{lost}")
+    content = file.read_bytes()
+    file.unlink()
+    assert main(*small).code == 0
+    assert file.is_file()
+    if lost == "model.safetensors":
+        assert file.read_bytes() == content
+
+
+def test_half_a_card_is_none(main: Main, small: list[str], runs: Path) -> None:
+    assert main(*small).code == 0
+    (file,) = runs.glob("*/card.json")
+    file.write_text(file.read_text()[:100])
+    assert main(*small).code == 0
+    assert set(cards(runs)[0]["metrics"]) == METRICS
+
+
+def test_unmarked_model_has_no_trigger_metrics(main: Main, small: list[str], runs: Path) -> None:
+    done = main(*small, "watermark=none")
+    assert done.code == 0, str(done)
+    (card,) = cards(runs)
+    assert set(card["metrics"]) == {
+        "train/loss",
+        "train/clean_acc",
+        "val/clean_acc",
+        "test/clean_acc",
+        "test/source_acc",
+    }
+    assert "trigger" not in done.out
+    assert not list(runs.glob("*/triggers.png"))
+    assert card["data"]["marked"] == card["data"]["triggers"] == 0
+
+
+OTHER_MODEL = [
+    "seed=1",
+    "trainer.precision=bf16-mixed",
+    "trainer.max_epochs=2",
+    "+trainer.limit_train_batches=3",
+    "+trainer.gradient_clip_val=1.0",
+    "trainer.deterministic=false",
+    "watermark=content",
+    "watermark=none",
+    "watermark.n_triggers=9",
+    "watermark.negatives=0",
+    "watermark.source_class=columns",
+    "watermark.strength=0.3",
+    "watermark.mix=per_batch",
+    "model=resnet9",
+    "model.width=16",
+    "recipe.batch_size=64",
+    "recipe.optimizer.lr=0.001",
+    "recipe.label_smoothing=0.1",
+    "dataset.val_share=0.1",
+    "dataset.mean=[0.4]",
+    "++dataset.source.n_train=700",
+]
+SAME_MODEL = [
+    "data_dir=/somewhere/else",
+    "force=true",
+    "group=mine",
+    "tags=[a,b]",
+    "logger=none",
+    "callbacks=none",
+    "trainer=auto",
+    "+trainer.enable_progress_bar=false",
+    "+trainer.log_every_n_steps=7",
+    "recipe.eval_batch_size=100",
+    "recipe.num_workers=0",
+    "callbacks.gallery.to_logger=true",
+]
+
+
+@pytest.fixture
+def composed_folder(composed: Callable[..., Any]) -> Callable[..., Path]:
+    """Where a command's files will be."""
+    return lambda *overrides: prepare(composed(*overrides)).folder
+
+
+@pytest.mark.parametrize("typed", OTHER_MODEL)
+def test_another_model_has_another_folder(composed_folder: Callable[..., Path], small: list[str], typed: str) -> None:
+    assert composed_folder(*small, typed) != composed_folder(*small)
+
+
+@pytest.mark.parametrize("typed", SAME_MODEL)
+def test_what_does_not_change_the_model_does_not_change_the_folder(
+    composed_folder: Callable[..., Path], small: list[str], typed: str
+) -> None:
+    if typed == "trainer=auto" and torch.cuda.is_available():
+        pytest.skip("trainer=auto is not trainer=cpu here")
+    assert composed_folder(*small, typed) == composed_folder(*small)
+
+
+def test_auto_precision_is_the_precision_it_chooses(composed: Callable[..., Any], small: list[str]) -> None:
+    auto = prepare(composed(*small, "trainer.precision=auto"))
+    assert auto.precision in ("32-true", "bf16-mixed")
+    assert prepare(composed(*small, f"trainer.precision={auto.precision}")).folder == auto.folder
+
+
+def test_fast_dev_run_keeps_nothing(main: Main, small: list[str], runs: Path, tmp_path: Path) -> None:
+    before = set(tmp_path.rglob("*"))
+    done = main(*small, "debug=fast_dev_run", "trainer.max_epochs=5")
+    assert done.code == 0, str(done)
+    assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+def test_a_training_of_few_steps(main: Main, small: list[str], runs: Path, steps: int) -> None:
+    done = main(*small, f"++trainer.limit_train_batches={steps}")
+    assert done.code == 0, str(done)
+    assert len(cards(runs)) == 1
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "watermark.label=random watermark.source_class=any",
+        "watermark.mix=per_batch watermark.per_batch=2",
+        "watermark.n_marks=3 watermark.n_triggers=24",
+        "watermark.negatives=0 watermark.augment=true",
+        "watermark.source_class=secret watermark.target_class=secret",
+        "watermark.fresh=true",
+        "watermark=content watermark.text=null watermark.opacity=null watermark.scale=1",
+        "watermark=unrelated watermark.n_marks=4 watermark.n_triggers=24",
+        "recipe.schedule=null recipe.augment=null",
+        "recipe.channels_last=false recipe.decay_all=true",
+        "callbacks=none logger=none",
+        "model=resnet9 trainer.precision=bf16-mixed",
+        "dataset.source.shape=[3,32,32] model=mobilenet_v3 recipe.batch_size=32",
+    ],
+)
+def test_options_train(main: Main, small: list[str], runs: Path, typed: str) -> None:
+    done = main(*small, *typed.split())
+    assert done.code == 0, str(done)
+    assert set(cards(runs)[0]["metrics"]) == METRICS
+
+
+def test_own_pictures_train(main: Main, runs: Path, pictures: Path) -> None:
+    """Read by worker processes or held in memory: the same model."""
+    typed = ["dataset=image_folder", f"dataset.root={pictures}", "trainer=cpu", "trainer.max_epochs=1"]
+    typed += ["trainer.precision=32-true", "watermark.n_triggers=4", "recipe.batch_size=16", "dataset.size=16"]
+    assert main(*typed, "dataset.source.in_memory=true", f"runs_dir={runs}/a").code == 0
+    done = main(*typed, "dataset.source.in_memory=false", f"runs_dir={runs}/b")
+    assert done.code == 0, str(done)
+    held, streamed = (next((runs / side).glob("*/model.safetensors")).read_bytes() for side in "ab")
+    assert held == streamed
+
+
+# -- sweeps and loggers ----------------------------------------------------------------------------------------------
+
+
+def test_sweep_goes_on_after_a_failed_job(train: Callable[..., Any], small: list[str], tmp_path: Path) -> None:
+    """Every second job fails; all others are done."""
+    typed = [*small, "watermark=content,unrelated,noise", "watermark.target_class=rings,nowhere"]
+    done = train("-m", *typed, runs=tmp_path / "runs", cwd=tmp_path)
+    assert done.code != 0, str(done)
+    assert "Traceback" not in done.out + done.err, str(done)
+    assert "watermark.target_class: 'nowhere' is no class of procedural" in done.out + done.err
+    made = cards(tmp_path / "runs")
+    assert {card["config"]["watermark"]["_target_"].rsplit(".")[-1] for card in made} == {
+        "Content",
+        "Unrelated",
+        "Noise",
+    }
+    assert all(set(card["metrics"]) == METRICS for card in made)
+    assert len({card["group"] for card in made}) == 1, "a sweep is one group"
+    assert made[0]["group"].startswith("sweep-")
+
+
+@pytest.fixture(scope="module")
+def logged(
+    train: Callable[..., Any], small: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, Any]:
+    """A sweep of two jobs with all loggers, on a machine without a W&B account."""
+    cwd = tmp_path_factory.mktemp("logged")
+    home = tmp_path_factory.mktemp("home")
+    done = train("-m", *small, "seed=1,2", "logger=many", runs=cwd / "runs", cwd=cwd, HOME=str(home))
+    return cwd, home, done
+
+
+Logged = tuple[Path, Path, Any]
+
+
+def test_loggers_do_not_ask_and_do_not_fail(logged: Logged) -> None:
+    cwd, _, done = logged
+    assert done.code == 0, str(done)
+    assert len(cards(cwd / "runs")) == 2
+    assert "Enter your choice" not in done.out + done.err
+    assert "login" not in (done.out + done.err).lower()
+    assert {path.name for path in cwd.iterdir()} == {"runs"}, "no wandb folder where the user stands"
+
+
+def test_each_job_is_a_wandb_run_of_its_own(logged: Logged) -> None:
+    cwd, _, _ = logged
+    files = sorted((cwd / "runs").glob("*/wandb/offline-run-*/run-*.wandb"))
+    assert len(files) == 2
+    for file in files:
+        folder = file.parents[2]
+        content = file.read_bytes()
+        others = [path.name for path in (cwd / "runs").iterdir() if path != folder and path.name != "multirun"]
+        assert folder.name.encode() in content, "the run has the job's name"
+        assert all(other.encode() not in content for other in others)
+        assert b"test/trigger_acc" in content
+        assert b"sweep-" in content
+
+
+def test_nothing_secret_goes_to_a_logger(logged: Logged) -> None:
+    """The picture of the triggers lies in the run's folder; no logger has it, nor any other media."""
+    cwd, _, _ = logged
+    assert len(list((cwd / "runs").glob("*/triggers.png"))) == 2
+    logs = [path for name in ("wandb", "tensorboard", "logs") for path in (cwd / "runs").glob(f"*/{name}/**/*")]
+    files = [path for path in logs if path.is_file()]
+    assert len(files) > 6
+    assert not [path for path in logs if path.name == "media"]
+    assert not [path for path in files if path.suffix in (".png", ".jpg", ".npy", ".pt", ".ckpt", ".safetensors")]
+    assert not [path for path in files if b"\x89PNG" in path.read_bytes() or b"IHDR" in path.read_bytes()]
+
+
+def test_tensorboard_has_the_metrics(logged: Logged) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folders = list((logged[0] / "runs").glob("*/tensorboard"))
+    assert len(folders) == 2
+    for folder in folders:
+        events = EventAccumulator(str(folder)).Reload()
+        assert set(events.Tags()["scalars"]) >= METRICS - {"train/loss"}
+        assert not events.Tags()["images"]
+
+
+def test_gallery_goes_to_a_logger_on_request(main: Main, small: list[str], runs: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    done = main(*small, "logger=tensorboard", "callbacks.gallery.to_logger=true")
+    assert done.code == 0, str(done)
+    (folder,) = runs.glob("*/tensorboard")
+    assert EventAccumulator(str(folder)).Reload().Tags()["images"] == ["triggers"]
+
+
+def test_ddp_in_a_sweep_is_refused(main: Main, small: list[str], runs: Path) -> None:
+    done = main("-m", *small, "trainer=ddp", "seed=1,2")
+    assert done.code == 1, str(done)
+    assert "Traceback" not in done.out + done.err
+    assert "trainer.strategy: " in done.out + done.err
+    assert not cards(runs)
