@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import Logger, WandbLogger
+from wandb import Settings
 
 from wmlightning.errors import UserError
 
@@ -27,6 +28,7 @@ def wandb_logger(mode: str | None = None, **options: Any) -> Logger:
         raise UserError("logger.wandb.mode", f"{chosen!r} is no mode", f"one of {', '.join(_MODES)}")
     if chosen == "online" and not has_api_key():
         raise UserError("logger.wandb.mode", "online, but there is no API key", "WANDB_API_KEY, or mode=offline")
+    options.setdefault("settings", Settings(quiet=True))
     return WandbLogger(mode=chosen, reinit="create_new", **options)
 
 
@@ -46,4 +48,4 @@ def finish(loggers: list[Logger]) -> None:
     for logger in loggers:
         logger.finalize("success")
         if isinstance(logger, WandbLogger) and getattr(logger, "_experiment", None) is not None:
-            logger.experiment.finish(quiet=True)
+            logger.experiment.finish()

@@ -207,5 +207,11 @@ def _calm_lightning() -> None:
     """Keeps what a user can do nothing about off the screen."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*Checkpoint directory .* exists.*", ".*LeafSpec.*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists.*",
+        ".*smaller than the logging interval.*",
+        ".*logs directory .* exists and is not empty.*",  # resumed: the epochs before are logged again
+        ".*LeafSpec.*",
+    ):
         warnings.filterwarnings("ignore", message)

@@ -41,7 +41,12 @@ class Optimisation:
             return None
         takes_total = "total_steps" in inspect.signature(self.schedule).parameters
         takes_total = takes_total and "total_steps" not in getattr(self.schedule, "keywords", {})
-        return self.schedule(optimizer, total_steps=total_steps) if takes_total else self.schedule(optimizer)
+        if not takes_total:
+            return self.schedule(optimizer)
+        try:
+            return self.schedule(optimizer, total_steps=total_steps)
+        except ZeroDivisionError:  # OneCycleLR cannot rise within a single step; with one step more it need not
+            return self.schedule(optimizer, total_steps=total_steps + 1)
 
 
 class Classifier(L.LightningModule):

@@ -71,12 +71,13 @@ class Content(MarkingWatermark):
         _, h, w = shape
         scale = self.scale or 1
         drawn = (_glyphs(_LETTERS).shape[0], self.n_letters * _glyphs("W").shape[1])  # no drawn text is larger
-        sizes = [(f"{self.n_letters} letters", "watermark.n_letters", drawn, scale)]
+        sizes = []
         if self.logo is not None:
             sizes.append(("the logo", "watermark.logo", self._logo_size(h, w), 1))
         elif self.text is not None:
             height, width = _glyphs(self.text).shape
             sizes.append((repr(self.text), "watermark.text", (height, width), scale))
+        sizes.append((f"a text of {self.n_letters} letters", "watermark.n_letters", drawn, scale))
         x, y = self.position or (0, 0)
         for what, key, (height, width), times in sizes:
             if x < 0 or y < 0 or x + width * times > w or y + height * times > h:
