@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -273,6 +275,9 @@ def _optimisation(cfg: DictConfig) -> Optimisation:
 def _check_numbers(cfg: DictConfig) -> None:
     if not isinstance(cfg.force, bool):
         raise UserError("force", f"{cfg.force!r} is neither", "true or false")
+    for name in ("channels_last", "compile", "decay_all"):
+        if not isinstance(cfg.recipe[name], bool):
+            raise UserError(f"recipe.{name}", f"{cfg.recipe[name]!r} is neither", "true or false")
     if not OmegaConf.is_list(cfg.tags):
         raise UserError("tags", f"{cfg.tags!r} is no list", "[first,second]")
     if not isinstance(cfg.runs_dir, str) or not cfg.runs_dir:
@@ -297,6 +302,11 @@ def _identity(cfg: DictConfig, source: Source, watermark: Watermark | None, prec
     identity: dict[str, Any] = {"version": _TRAINING_VERSION, "seed": cfg.seed, "precision": precision}
     for part in ("dataset", "watermark", "model", "recipe", "trainer"):
         identity[part] = _portable(without(plain(cfg[part]), *_NOT_IN_FINGERPRINT.get(part, ())))
+    defaults = {name: argument.default for name, argument in inspect.signature(L.Trainer).parameters.items()}
+    trainer = identity["trainer"]
+    identity["trainer"] = {
+        key: value for key, value in trainer.items() if key not in defaults or value != defaults[key]
+    }
     identity["data"] = source.identity()
     others = [value for value in vars(watermark).values() if isinstance(value, Source)] if watermark else []
     identity["other_data"] = [other.identity() for other in others]

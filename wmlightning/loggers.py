@@ -43,9 +43,14 @@ def has_api_key() -> bool:
         return False
 
 
-def finish(loggers: list[Logger]) -> None:
-    """Ends W&B runs, so that the next job of a sweep gets one of its own."""
+def finish(loggers: list[Logger], status: str) -> None:
+    """Ends W&B runs, so that the next job of a sweep gets one of its own.
+
+    Args:
+        loggers: all loggers of a run.
+        status: ``success`` or ``failed``.
+    """
     for logger in loggers:
-        logger.finalize("success")
+        logger.finalize(status)
         if isinstance(logger, WandbLogger) and getattr(logger, "_experiment", None) is not None:
-            logger.experiment.finish()
+            logger.experiment.finish(exit_code=int(status != "success"))

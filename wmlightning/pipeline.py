@@ -131,6 +131,7 @@ class Training:
         """
         job, trainer, point = self.job, self.trainer, self.point
         going_on = point.load_whole()
+        status = "failed"
         try:
             if trainer.is_global_zero:
                 for logger in self.loggers:
@@ -141,8 +142,9 @@ class Training:
             fitted = point.history[-1] if point.history else {}
             trainer.test(self.module, datamodule=data, verbose=False)
             tested = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            status = "success"
         finally:
-            finish(self.loggers)
+            finish(self.loggers, status)
         metrics = {name: value for name, value in {**fitted, **tested}.items() if "/" in name}
         card = _card(job, data, point, metrics)
         if job.cfg.trainer.get("fast_dev_run"):

@@ -36,7 +36,7 @@ class Content(MarkingWatermark):
 
     def __init__(
         self,
-        text: str | None = "TEST",
+        text: str | int | None = "TEST",
         n_letters: int = 4,
         logo: str | None = None,
         position: Sequence[int] | None = None,
@@ -44,6 +44,7 @@ class Content(MarkingWatermark):
         opacity: float | None = 1.0,
         color: Sequence[int] | int | None = None,
     ) -> None:
+        text = None if text is None else str(text)  # digits alone arrive as a number
         if text is not None and not (0 < len(text) <= 64 and text.isascii() and text.isprintable() and text.strip()):
             raise UserError("watermark.text", f"{text!r} cannot be written", "1 to 64 printable ASCII characters")
         if not 1 <= n_letters <= 64:
