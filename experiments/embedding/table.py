@@ -61,13 +61,14 @@ def markdown(runs: pd.DataFrame) -> str:
     for dataset, part in runs.groupby("dataset", sort=False):
         n_seeds = part["seed"].nunique()
         stored = ", ".join(part["stored as"].unique())
-        how = f"{part['epochs'].max()} epochs, {part['precision'].iloc[0]}, seeds {sorted(part['seed'].unique())}"
-        lines += [f"**{dataset}** ({stored}; {how})".replace("[", "").replace("]", ""), ""]
+        seeds = ", ".join(str(seed) for seed in sorted(part["seed"].unique()))
+        how = f"{part['epochs'].max()} epochs, {part['precision'].iloc[0]}, seeds {seeds}"
+        lines += [f"**{dataset}** ({stored}; {how})", ""]
         lines += [f"| watermark | key | {' | '.join(METRICS.values())} |", "|---|---|" + "---:|" * len(METRICS)]
         for (watermark, key), group in part.groupby(["watermark", "key"], sort=False):
             cells = [_cell(group[name]) for name in METRICS.values()]
-            seeds = "" if len(group) == n_seeds else f" ({len(group)} seeds)"
-            lines.append(f"| {watermark} | {NAMES[key]}{seeds} | {' | '.join(cells)} |")
+            fewer = "" if len(group) == n_seeds else f" ({len(group)} of {n_seeds} seeds)"
+            lines.append(f"| {watermark} | {NAMES[key]}{fewer} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 

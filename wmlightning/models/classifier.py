@@ -129,7 +129,7 @@ class Classifier(L.LightningModule):
                 {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
             ]
         optimizer = options.optimizer([group for group in groups if group["params"]])
-        schedule = options.schedule_of(optimizer, int(self.trainer.estimated_stepping_batches))
-        if schedule is None:
+        if options.schedule is None:
             return optimizer
+        schedule = options.schedule_of(optimizer, int(self.trainer.estimated_stepping_batches))
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
