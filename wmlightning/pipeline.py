@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from safetensors.torch import save
 
+from wmlightning.allocator import keep_freed_memory
 from wmlightning.callbacks import resume
 from wmlightning.callbacks.accuracy import Accuracies
 from wmlightning.config import make, plain
@@ -46,6 +47,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         UserError: for a mistake in the config, before anything is written.
     """
     _calm_lightning()
+    keep_freed_memory()
     job = prepare(cfg)
     training = Training(job)
     if _is_helper_process() or cfg.trainer.get("fast_dev_run"):  # a process that ddp started, or nothing to keep

@@ -1,0 +1,49 @@
+"""The allocator's settings: fewer page faults, and left alone where somebody else has chosen."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+_FAULTS = """
+import resource, sys, torch
+from wmlightning.allocator import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+blocks = [torch.ones(2**20) for _ in range(8)]  # 4 MiB each, all alive at once
+del blocks
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    blocks = [torch.ones(2**20) for _ in range(8)]
+    del blocks
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def _run(script: str, *arguments: str, **variables: str) -> str:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(
+        command, env={**clean, **variables}, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def _is_glibc() -> bool:
+    try:
+        return bool(os.confstr("CS_GNU_LIBC_VERSION"))
+    except (ValueError, OSError):
+        return False
+
+
+@pytest.mark.skipif(not _is_glibc(), reason="settings of glibc")
+def test_freed_memory_is_used_again_without_page_faults() -> None:
+    as_it_comes, kept = (int(_run(_FAULTS, how)) for how in ("leave", "keep"))
+    assert kept < as_it_comes / 10
+
+
+def test_a_users_own_setting_is_left_alone() -> None:
+    script = "from wmlightning.allocator import keep_freed_memory; print(keep_freed_memory())"
+    assert _run(script, MALLOC_ARENA_MAX="2") == "False"
