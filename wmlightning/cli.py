@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from wmlightning.config import CONF
 from wmlightning.errors import UserError
-
-_PACKAGE = Path(__file__).resolve().parent
-#: In a wheel the configs travel inside the package; in a checkout they lie beside it.
-CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if (folder / "train.yaml").is_file())
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")

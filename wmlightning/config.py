@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -12,6 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wmlightning.errors import UserError, listed
+
+_PACKAGE = Path(__file__).resolve().parent
+#: In a wheel the configs travel inside the package; in a checkout they lie beside it.
+CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if (folder / "train.yaml").is_file())
 
 
 def make(node: Any, key: str, **arguments: Any) -> Any:
@@ -53,8 +58,13 @@ def plain(node: Any) -> Any:
         raise UserError(key, str(error).splitlines()[0], "give it a value") from error
 
 
-def dataset_config(name: str, key: str) -> DictConfig:
+def dataset_config(name: str, key: str, parent: DictConfig | None = None) -> DictConfig:
     """The ``source`` of another data set, found by name in ``conf/dataset`` wherever Hydra looks for configs.
+
+    Args:
+        name: of the data set.
+        key: config key that named it.
+        parent: config that its interpolations are resolved in.
 
     Raises:
         UserError: naming ``key``, if there is none of this name.
@@ -63,7 +73,10 @@ def dataset_config(name: str, key: str) -> DictConfig:
     if name not in (names := loader.get_group_options("dataset")):
         raise UserError(key, f"no data set is called {name!r}", f"one of {listed(names)}, or a config with a _target_")
     found = loader.repository.load_config(f"dataset/{name}").config
-    return found.dataset.source  # type: ignore[no-any-return]
+    source: DictConfig = found.dataset.source
+    if parent is not None:
+        source._set_parent(parent)
+    return source
 
 
 def setting(value: Any, key: str, kind: type, low: float, high: float = float("inf")) -> Any:

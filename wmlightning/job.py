@@ -99,6 +99,11 @@ class Job:
         """Names the trained model."""
         return fingerprint(self.identity)
 
+    @property
+    def n_groups(self) -> int:
+        """Upper bound of the numbers that accuracies are told apart by."""
+        return max(len(self.source.classes), self.scheme.n_marks, self.scheme.n_decoys)
+
     def data_module(self) -> WatermarkData:
         """Reads the data and makes the triggers."""
         triggers = self.maker.make() if self.maker else no_triggers(self.source.shape)
@@ -129,8 +134,12 @@ class Job:
         )
 
 
-def prepare(cfg: DictConfig) -> Job:
+def prepare(cfg: DictConfig, writes: bool = True) -> Job:
     """Settles a job: cheap checks first, then labels, nothing written.
+
+    Args:
+        cfg: composed from ``conf/train.yaml``.
+        writes: whether something is going to be written to ``runs_dir``.
 
     Raises:
         UserError: for every mistake of the user's that can be seen before training.
@@ -151,8 +160,9 @@ def prepare(cfg: DictConfig) -> Job:
     labels = choose_labels(scheme, secret, source, *own, marks_task=marks_task)
     if isinstance(watermark, Watermark):
         watermark.check(source.shape, scheme.n_marks, scheme.negatives > 0)
-    net = _network(cfg, source, seed)
-    check_writable(Path(cfg.runs_dir), "runs_dir", _bytes_needed(net))
+    net = network_of(cfg, source, seed)
+    if writes:
+        check_writable(Path(cfg.runs_dir), "runs_dir", _bytes_needed(net))
 
     roles = _roles(cfg, source, seed)
     maker = None
@@ -227,7 +237,12 @@ def _watermark(cfg: DictConfig) -> Watermark | None:
     return watermark
 
 
-def _network(cfg: DictConfig, source: Source, seed: int) -> nn.Module:
+def network_of(cfg: DictConfig, source: Source, seed: int) -> nn.Module:
+    """The network that the config describes, with its initial weights, taking images in [0, 1].
+
+    Raises:
+        UserError: if it cannot be made or does not fit the data.
+    """
     c, h, w = source.shape
     cfg.auto.update(channels=c, height=h, width=w, n_classes=len(source.classes))
     mean, std = (plain(cfg.dataset[key]) for key in ("mean", "std"))
@@ -301,7 +316,7 @@ def _bytes_needed(net: nn.Module) -> int:
 def _identity(cfg: DictConfig, source: Source, watermark: Watermark | None, precision: str) -> dict[str, Any]:
     identity: dict[str, Any] = {"version": _TRAINING_VERSION, "seed": cfg.seed, "precision": precision}
     for part in ("dataset", "watermark", "model", "recipe", "trainer"):
-        identity[part] = _portable(without(plain(cfg[part]), *_NOT_IN_FINGERPRINT.get(part, ())))
+        identity[part] = portable(without(plain(cfg[part]), *_NOT_IN_FINGERPRINT.get(part, ())))
     defaults = {name: argument.default for name, argument in inspect.signature(L.Trainer).parameters.items()}
     trainer = identity["trainer"]
     identity["trainer"] = {
@@ -313,11 +328,11 @@ def _identity(cfg: DictConfig, source: Source, watermark: Watermark | None, prec
     return identity
 
 
-def _portable(node: Any) -> Any:
-    """Leaves out where data lie: what they are is in the source's identity."""
+def portable(node: Any) -> Any:
+    """A plain config for a fingerprint. Leaves out where data lie: what they are is in the source's identity."""
     if isinstance(node, Mapping):
-        return {key: _portable(value) for key, value in node.items() if key not in _PLACES}
-    return [_portable(value) for value in node] if isinstance(node, list) else node
+        return {key: portable(value) for key, value in node.items() if key not in _PLACES}
+    return [portable(value) for value in node] if isinstance(node, list) else node
 
 
 def _last(node: DictConfig) -> str:

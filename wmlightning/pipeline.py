@@ -2,63 +2,144 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from filelock import FileLock
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from safetensors.torch import save
+from torch import nn
 
 from wmlightning.allocator import keep_freed_memory
+from wmlightning.attacks.execution import Assault, Scene, Victim, carry_out, plain_weights, plan
 from wmlightning.callbacks import resume
 from wmlightning.callbacks.accuracy import Accuracies
-from wmlightning.config import make, plain
+from wmlightning.config import CONF, make, plain
 from wmlightning.data.datamodule import WatermarkData
+from wmlightning.errors import UserError
 from wmlightning.files import write_bytes
 from wmlightning.job import Job, prepare
-from wmlightning.loggers import finish
+from wmlightning.loggers import finish, log_attack, make_loggers
 from wmlightning.models.classifier import Classifier
-from wmlightning.results.card import environment, read_card, write_card
-from wmlightning.results.summary import show
+from wmlightning.results.card import environment, fingerprint, read_card, write_card
+from wmlightning.results.summary import show, show_attack
 from wmlightning.seeds import role_seed
-
-WEIGHTS = "model.safetensors"
+from wmlightning.store import WEIGHTS, file_digest, load_weights, read_run, with_task_of
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
-    """Trains what the config describes, or finds it trained, and shows the result.
+    """Trains what the config describes, or finds it trained, attacks it if asked to, and shows the results.
 
     Args:
         cfg: composed from ``conf/train.yaml``.
 
     Returns:
-        The card.
+        The card of the training; of a foreign victim, the last attack's.
 
     Raises:
         UserError: for a mistake in the config, before anything is written.
     """
     _calm_lightning()
     keep_freed_memory()
+    if cfg.victim is not None:
+        return attack_found(cfg)
     job = prepare(cfg)
+    assaults = plan(job, Victim(job.name, job.fingerprint, job.folder))
+    if assaults and cfg.trainer.get("fast_dev_run"):
+        raise UserError("attack", "fast_dev_run keeps no model that could be attacked", "leave one of them out")
+    card = train(job, force=cfg.force and not assaults)
+    if assaults and not _is_helper_process():
+        load_weights(job.net, job.folder / WEIGHTS)
+        carry_out_all(assaults, job, may_train=True)
+    return card
+
+
+def train(job: Job, force: bool) -> dict[str, Any]:
+    """Trains, or finds the finished run of the same fingerprint."""
     training = Training(job)
-    if _is_helper_process() or cfg.trainer.get("fast_dev_run"):  # a process that ddp started, or nothing to keep
+    if _is_helper_process() or job.cfg.trainer.get("fast_dev_run"):  # a process that ddp started, or nothing to keep
         return training.run(job.data_module())
-    card = _finished(job, cfg.force)
+    card = _finished(job, force)
     if card is not None:
         Console().print("trained before; force=true trains anew")
     else:
-        card = _train_alone(job, training, cfg.force)
+        card = _train_alone(job, training, force)
     show(card, job.folder)
     return card
+
+
+def attack_found(cfg: DictConfig) -> dict[str, Any]:
+    """Attacks a finished run or a file of weights, which ``victim`` names, without training it."""
+    path = Path(str(cfg.victim)).expanduser().absolute()
+    if path.is_dir():
+        card = read_run(path, trust=plain(cfg.trust))
+        job = prepare(with_task_of(cfg, card))
+        job.cfg.auto.update(name=card["name"])
+        victim = Victim(str(card["name"]), str(card["fingerprint"]), path)
+        load_weights(job.net, path / WEIGHTS)
+    else:
+        job = prepare(cfg)
+        load_weights(job.net, path)
+        parts = {part: job.identity[part] for part in ("seed", "dataset", "watermark", "model", "data", "other_data")}
+        name = f"{job.name.rsplit('-', 1)[0]}-file-{fingerprint({**parts, 'weights': file_digest(path)})}"
+        victim = Victim(name, name.rsplit("-", 1)[1], Path(cfg.runs_dir).absolute() / name)
+    assaults = plan(job, victim)
+    if not assaults:
+        raise UserError("victim", "there is nothing to do to it", "say which attack=")
+    return carry_out_all(assaults, job, may_train=False)
+
+
+def carry_out_all(assaults: list[Assault], job: Job, may_train: bool) -> dict[str, Any]:
+    """Carries out attacks one after the other, and shows what came out.
+
+    Args:
+        assaults: on one victim, whose weights ``job.net`` holds.
+        job: the victim's.
+        may_train: whether an unmarked model to compare with is trained if there is none.
+
+    Returns:
+        The last attack's card.
+    """
+    scene = functools.cache(lambda: Scene(job, job.net, lambda: unmarked_network(job, may_train)))
+    cards = []
+    for assault in assaults:
+        loggers = make_loggers(job.cfg, assault.folder, f"{assault.victim.name}/{assault.name}", "attack")
+        card, before = carry_out(assault, scene, job.cfg.force)
+        if not before:
+            log_attack(loggers, card)
+        show_attack(card, assault.folder, before)
+        cards.append(card)
+    return cards[-1]
+
+
+def unmarked_network(job: Job, may_train: bool) -> nn.Module | None:
+    """The network that the same command trains with ``watermark=none``; ``None`` where there is none."""
+    if job.maker is None or not job.cfg.judge.unmarked:
+        return None
+    cfg = job.cfg.copy()
+    OmegaConf.set_struct(cfg, False)
+    cfg.watermark = OmegaConf.load(CONF / "watermark" / "base.yaml")
+    cfg.watermark.update(OmegaConf.load(CONF / "watermark" / "none.yaml"))
+    cfg.watermark.pop("defaults")
+    OmegaConf.set_struct(cfg, True)
+    twin = prepare(cfg, writes=may_train)
+    if _finished(twin, force=False) is None:
+        if not may_train:
+            return None
+        Console().print(f"the unmarked model to compare with: {twin.name}")
+        _train_alone(twin, Training(twin), force=False)
+    load_weights(twin.net, twin.folder / WEIGHTS)
+    return twin.net
 
 
 def _train_alone(job: Job, training: Training, force: bool) -> dict[str, Any]:
@@ -99,13 +180,12 @@ class Training:
             compile=cfg.recipe.compile,
         )
         self.point = resume.ResumePoint(job.folder)
-        self.loggers: list[Logger] = [make(node, f"logger.{key}") for key, node in (cfg.logger or {}).items()]
+        self.loggers = make_loggers(cfg, job.folder, job.name, "train")
         self.trainer = self._trainer()
 
     def _trainer(self) -> L.Trainer:
         job, options = self.job, self.job.cfg.trainer
-        n_groups = max(len(job.source.classes), job.scheme.n_marks, job.scheme.n_decoys)
-        callbacks: list[L.Callback] = [Accuracies(job.labels.measured, n_groups)]
+        callbacks: list[L.Callback] = [Accuracies(job.labels.measured, job.n_groups)]
         callbacks += [make(node, f"callbacks.{key}") for key, node in (job.cfg.callbacks or {}).items()]
         if not options.get("fast_dev_run"):
             callbacks.append(self.point)
@@ -152,8 +232,7 @@ class Training:
         if job.cfg.trainer.get("fast_dev_run"):
             Console().print("fast_dev_run: one batch of everything went through; nothing is kept")
         elif trainer.is_global_zero:
-            weights = {key: value.detach().cpu().contiguous() for key, value in job.net.state_dict().items()}
-            write_bytes(job.folder / WEIGHTS, save(weights))
+            write_bytes(job.folder / WEIGHTS, save(plain_weights(job.net)))
             write_card(job.folder, card)
             (job.folder / resume.FILE).unlink(missing_ok=True)
         return card

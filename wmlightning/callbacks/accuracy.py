@@ -18,14 +18,15 @@ class GroupAccuracy(Metric):
 
     Args:
         n_groups: number of groups.
+        **options: of :class:`torchmetrics.Metric`.
     """
 
     full_state_update = False
     hits: Tensor
     counts: Tensor
 
-    def __init__(self, n_groups: int) -> None:
-        super().__init__()
+    def __init__(self, n_groups: int, **options: Any) -> None:
+        super().__init__(**options)
         self.add_state("hits", torch.zeros(n_groups, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(n_groups, dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -38,6 +39,25 @@ class GroupAccuracy(Metric):
     def compute(self) -> tuple[Tensor, Tensor]:
         """Hits and counts by group."""
         return self.hits, self.counts
+
+
+def shares(name: str, hits: Tensor, counts: Tensor, source_classes: Sequence[int]) -> dict[str, Tensor]:
+    """The accuracies that one evaluation set gives.
+
+    Args:
+        name: ``clean``, ``trigger``, ``trigger_new`` or ``decoy``.
+        hits: int64 ``(groups,)``.
+        counts: int64 ``(groups,)``.
+        source_classes: classes of ``source_acc``.
+    """
+    if not counts.sum():  # a share of nothing is no number
+        return {}
+    values = {f"{name}_acc": hits.sum() / counts.sum()}
+    if name == "clean" and (source := counts[list(source_classes)].sum()):
+        values["source_acc"] = hits[list(source_classes)].sum() / source
+    if name == "decoy":
+        values["decoy_acc_max"] = (hits / counts)[counts > 0].max()
+    return values
 
 
 class Accuracies(L.Callback):
@@ -68,15 +88,10 @@ class Accuracies(L.Callback):
     def _log(self, module: L.LightningModule, stage: str) -> None:
         values: dict[str, Tensor] = {}
         for name, metric in zip(self.names, self.metrics, strict=True):
-            hits, counts = metric.compute()
-            if not counts.sum():  # a share of nothing is no number
-                continue
-            values[f"{stage}/{name}_acc"] = hits.sum() / counts.sum()
-            source = counts[self.source_classes].sum()
-            if stage == "test" and name == "clean" and source:
-                values["test/source_acc"] = hits[self.source_classes].sum() / source
-            if stage == "test" and name == "decoy":
-                values["test/decoy_acc_max"] = (hits / counts)[counts > 0].max()
+            found = shares(name, *metric.compute(), self.source_classes)
+            values |= {f"{stage}/{key}": value for key, value in found.items()}
+        if stage == "val":
+            values.pop("val/source_acc", None)
         # Every process computed the same sums; sync_dist only keeps Lightning from doubting it.
         module.log_dict(values, prog_bar=stage == "val", sync_dist=True)
 

@@ -34,3 +34,58 @@ def show(card: dict[str, Any], folder: Path, console: Console | None = None) -> 
     how = f"{card['epochs']} epochs in {seconds:.0f} s, {card['precision']} on {card['device']}"
     console.print(f"data: {card['data']['train']} training images ({card['data']['stored_as']}); {how}")
     console.print(f"results: {folder}")
+
+
+_SCORES = (("correlation with the marks", "", "score"), ("structural similarity", "ssim_", "ssim"))
+_COLUMNS = ("clean_acc", "source_acc", "trigger_acc", "trigger_new_acc", "decoy_acc")
+
+
+def show_attack(card: dict[str, Any], folder: Path, before: bool, console: Console | None = None) -> None:
+    """Prints what an attack left of the watermark: one line for each strength, after its last epoch.
+
+    Args:
+        card: the attack's.
+        folder: where its files are.
+        before: whether it had been carried out before.
+        console: where to print.
+    """
+    console = console or Console(soft_wrap=True)
+    title = f"{card['attack']} on {card['victim']['name']}"
+    console.print()
+    if card["type"] == "removal":
+        console.print(_curve(card, title))
+    else:
+        console.print(title, style="bold", highlight=False)
+        _print_findings(card["findings"], console)
+    seconds = card["seconds"]
+    how = "carried out before; force=true does it again" if before else "on the judge's half of the test split"
+    console.print(f"{seconds['attack']:.0f} s of attack, {seconds['judge']:.0f} s of judging; {how}")
+    console.print(f"results: {folder}")
+
+
+def _curve(card: dict[str, Any], title: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column(card["strength"]["name"], justify="right")
+    for name in ("clean %", "source class %", "trained triggers %", "new triggers %", "decoys %", "seconds"):
+        table.add_column(name, justify="right")
+
+    def add(strength: str, metrics: dict[str, float], seconds: str) -> None:
+        shown = (metrics.get(f"attack/{name}") for name in _COLUMNS)
+        table.add_row(strength, *("" if value is None else f"{100 * value:.1f}" for value in shown), seconds)
+
+    add("victim", card["victim"]["metrics"], "")
+    for row in card["curve"]:
+        if row["final"]:
+            add(f"{row['strength']:g}", row["metrics"], f"{row['seconds']:.1f}")
+    return table
+
+
+def _print_findings(findings: dict[str, Any], console: Console) -> None:
+    for name, found in (("this model", findings), ("unmarked model", findings.get("twin"))):
+        if not found or "score" not in found:
+            continue
+        for what, prefix, score in _SCORES:
+            null = f"strangers' marks: mean {found[prefix + 'null_mean']:.3f}, max {found[prefix + 'null_max']:.3f}"
+            line = f"  {name}: {what} {found[score]:.3f} ({null}), p = {found[prefix + 'p_value']:.2f}"
+            console.print(line, highlight=False)
+    console.print(f"  picture: {findings['picture']}", highlight=False)

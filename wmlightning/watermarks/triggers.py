@@ -19,6 +19,7 @@ from wmlightning.watermarks.base import Mark, MarkingWatermark, Owner, PictureWa
 from wmlightning.watermarks.scheme import Labels, Scheme
 
 _MOST_DECOY_IMAGES = 50  # images a stranger; 20 strangers make 1,000 queries
+_LOOKED_AT = 64  # images that a mark's mean look is taken from
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,22 @@ class TriggerMaker:
         if isinstance(self.watermark, MarkingWatermark):
             return self._make_marked(self.watermark)
         return self._make_pictures(self.watermark)
+
+    def looks(self, owner: Owner, stranger: int = 0) -> tuple[Tensor, Tensor]:
+        """What the marks of a key look like, for judging whether something recovered resembles them.
+
+        Returns:
+            The mean change that each mark makes to images (for pictures, which change nothing: the mean picture) and
+            the mean trigger of each mark; both float ``(n_marks, c, h, w)`` in units of the pixel range.
+        """
+        marks = [self._mark(owner, stranger, index) for index in range(self.scheme.n_marks)]
+        if isinstance(self.watermark, PictureWatermark):
+            shown = [self.watermark.draw(_LOOKED_AT, m, len(marks), True, self.source.shape) for m in marks]
+            means = torch.stack([images.float().mean(0) / 255 for images in shown])
+            return means, means
+        before, _ = self._base("test", self.roles.judge, _LOOKED_AT, "looks")
+        triggers = torch.stack([self.watermark.apply(before, m, "looks").float().mean(0) / 255 for m in marks])
+        return triggers - before.float().mean(0) / 255, triggers
 
     def _mark(self, owner: Owner, stranger: int, index: int) -> Mark:
         return Mark(self.secret, owner, stranger, index)

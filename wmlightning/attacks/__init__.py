@@ -1,0 +1,1 @@
+"""What a thief does to a stolen model: one file per attack."""

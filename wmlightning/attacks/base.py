@@ -1,0 +1,167 @@
+"""The contract of an attack. A leaf writes one method, ``run``; copying, measuring and storing is done for it.
+
+A thief holds the stolen network and images of their own (:class:`Stolen`), and nothing of the owner's: no trigger, no
+secret, no training image. A **removal** attack yields surrogates, each with a strength, and so draws a curve; a
+**detection** attack tries to recover the secret and returns images.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from wmlightning.errors import UserError, listed
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Where and in which numbers networks are computed.
+
+    Attributes:
+        device: where.
+        autocast: lower-precision type that matrix products are done in, or ``None``.
+        channels_last: whether images are laid out pixel by pixel, as convolutions prefer.
+    """
+
+    device: torch.device
+    autocast: torch.dtype | None = None
+    channels_last: bool = False
+
+    def floats(self, images: Tensor) -> Tensor:
+        """uint8 images ``(n, c, h, w)`` as floats in [0, 1] on the device."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return images.to(self.device).float().div_(255).contiguous(memory_format=layout)
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """Networks called inside compute in the chosen precision."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.autocast)
+
+
+@dataclass(frozen=True)
+class Stolen:
+    """What a thief has.
+
+    Attributes:
+        network: a copy of the stolen network, the thief's to change: float images in [0, 1] to logits.
+        images: the thief's own images, uint8 ``(n, c, h, w)``, on the processor.
+        labels: their true labels, int64 ``(n,)``, or ``None`` where they belong to another task.
+        n_classes: number of logits.
+        seed: what the thief's random choices follow from.
+        arithmetic: where and how networks are computed.
+    """
+
+    network: nn.Module
+    images: Tensor
+    labels: Tensor | None
+    n_classes: int
+    seed: int
+    arithmetic: Arithmetic
+
+    def copy(self) -> nn.Module:
+        """A copy of the stolen network, in evaluation mode."""
+        return copy.deepcopy(self.network).eval()
+
+    def answers(self, batch_size: int = 500) -> Tensor:
+        """The labels that the stolen network gives to the thief's images: int64 ``(n,)`` on the processor."""
+        network, found = self.copy(), []
+        with torch.no_grad(), self.arithmetic.scope():
+            for images in torch.split(self.images, batch_size):
+                found.append(network(self.arithmetic.floats(images)).argmax(1).cpu())
+        return torch.cat(found)
+
+    def learned_labels(self, wanted: Literal["own", "victim"], key: str) -> Tensor:
+        """The labels a thief trains with: true ones, or what the stolen network says.
+
+        Raises:
+            UserError: naming ``key``, if the images have no true labels.
+        """
+        if wanted == "victim":
+            return self.answers()
+        if self.labels is None:
+            raise UserError(key, "the attacker's data has other classes than the task", "victim")
+        return self.labels
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """A model that came out of an attack.
+
+    Attributes:
+        network: measured at once and then forgotten, so that the attack may go on changing it.
+        strength: the number that the attack's curve is drawn over.
+        epochs: passes over the thief's images that went into it.
+        n_images: images that were trained on.
+        n_queries: labels that the stolen network was asked for.
+        settings: what else tells it from its siblings.
+        continued: made from the surrogate before it, so that their times add up.
+    """
+
+    network: nn.Module
+    strength: float
+    epochs: int = 0
+    n_images: int = 0
+    n_queries: int = 0
+    settings: dict[str, str | float] = field(default_factory=dict)
+    continued: bool = False
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What a detection attack brought to light.
+
+    Attributes:
+        images: float in [0, 1] ``(n_classes, restarts, c, h, w)``, on the processor.
+        confidence: what the stolen network thinks of them, ``(n_classes, restarts)`` in [0, 1].
+        steps: gradient steps that were spent.
+    """
+
+    images: Tensor
+    confidence: Tensor
+    steps: int
+
+
+class RemovalAttack(ABC):
+    """Wants a model that works and has forgotten the watermark.
+
+    Attributes:
+        strength_name: what the strength of its surrogates is, for axes and tables.
+        strength_scale: how it is drawn.
+    """
+
+    strength_name: str = "strength"
+    strength_scale: Literal["linear", "log"] = "linear"
+
+    @abstractmethod
+    def run(self, stolen: Stolen) -> Iterator[Surrogate]:
+        """Yields surrogates; between two yields lies the work that the next one costs."""
+
+
+class DetectionAttack(ABC):
+    """Wants to find out whether there is a watermark, and what the triggers look like."""
+
+    @abstractmethod
+    def run(self, stolen: Stolen) -> Recovered:
+        """Recovers an image of each class."""
+
+
+Attack = RemovalAttack | DetectionAttack
+
+
+def choice(value: Any, key: str, *allowed: str) -> Any:
+    """Checks that an option is one of some words.
+
+    Raises:
+        UserError: naming ``key``.
+    """
+    if value not in allowed:
+        raise UserError(key, f"{value!r} is unknown", f"one of {listed(allowed)}")
+    return value

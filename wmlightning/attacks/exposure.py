@@ -1,0 +1,120 @@
+"""Does a recovered image show the secret? A score, and the same score for strangers' marks as its null."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from wmlightning.attacks.base import Recovered
+from wmlightning.watermarks.triggers import TriggerMaker
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What the marks of the key and of strangers look like.
+
+    Attributes:
+        changes: float ``(1 + strangers, n_marks, c, h, w)``: the mean change a mark makes; the key's comes first.
+        triggers: the same shape: mean triggers in [0, 1].
+        labels: int64 ``(n_marks,)``: the class that each mark of the key stands for, or -1 for any.
+    """
+
+    changes: Tensor
+    triggers: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, maker: TriggerMaker, n_strangers: int = 99) -> Marks:
+        """Takes the key's marks and those of strangers that no model was trained against."""
+        looks = [maker.looks("key"), *(maker.looks("decoy", stranger) for stranger in range(n_strangers))]
+        labels = maker.labels.of_marks
+        if maker.scheme.label == "random":
+            labels = torch.full((maker.scheme.n_marks,), -1)
+        return cls(torch.stack([c for c, _ in looks]), torch.stack([t for _, t in looks]), labels)
+
+
+def expose(recovered: Recovered, marks: Marks) -> dict[str, Any]:
+    """Scores recovered images against the key's marks and against strangers'.
+
+    For each mark the best of the restarts counts, on the images of the mark's class; marks are averaged. Under the
+    hypothesis that the images tell nothing about *this* secret, the key's score is one draw among the strangers', so
+    that ``p = (1 + #{stranger >= key}) / (strangers + 1)`` is a valid p-value.
+
+    Returns:
+        ``score`` (normalised correlation with the change, in [-1, 1]) and ``ssim`` (structural similarity to the mean
+        trigger), each with ``p_value``, ``null_mean`` and ``null_max``.
+    """
+    scores, similar = [], []
+    for change, trigger in zip(marks.changes, marks.triggers, strict=True):
+        by_mark = [
+            (_correlation(_shown(recovered, label), change[i]), _ssim(_shown(recovered, label), trigger[i]))
+            for i, label in enumerate(marks.labels.tolist())
+        ]
+        scores.append(sum(float(c.max()) for c, _ in by_mark) / len(by_mark))
+        similar.append(sum(float(s.max()) for _, s in by_mark) / len(by_mark))
+    found = {**_ranked("", scores), "n_null": len(scores) - 1}
+    found["score"] = scores[0]
+    return {**found, **_ranked("ssim_", similar), "ssim": similar[0]}
+
+
+def _ranked(prefix: str, scores: list[float]) -> dict[str, float]:
+    key, null = scores[0], scores[1:]
+    return {
+        f"{prefix}p_value": (1 + sum(score >= key for score in null)) / len(scores),
+        f"{prefix}null_mean": sum(null) / len(null),
+        f"{prefix}null_max": max(null),
+    }
+
+
+def _shown(recovered: Recovered, label: int) -> Tensor:
+    """Restarts of a class, or of all classes: ``(n, c, h, w)``."""
+    return recovered.images.flatten(0, 1) if label < 0 else recovered.images[label]
+
+
+def _correlation(images: Tensor, pattern: Tensor) -> Tensor:
+    """Normalised correlation of each image with a pattern: ``(n,)``; 0 where either is flat."""
+    a, b = images.flatten(1).double(), pattern.flatten()[None].double()
+    a, b = a - a.mean(1, keepdim=True), b - b.mean()
+    lengths: Tensor = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b)
+    return (a * b).sum(1) / lengths.clamp_min(1e-12)
+
+
+def _ssim(images: Tensor, trigger: Tensor) -> Tensor:
+    side = min(images.shape[-2:])
+    kernel = 11 if side >= 11 else side - 1 + side % 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of constant images, whose similarity is well defined all the same
+        found = structural_similarity_index_measure(
+            images.double(),
+            trigger.double()[None].expand_as(images).contiguous(),
+            gaussian_kernel=False,
+            kernel_size=kernel,
+            data_range=1.0,
+            reduction="none",
+        )
+    assert isinstance(found, Tensor)
+    return found
+
+
+def picture(recovered: Recovered, twin: Recovered | None, classes: tuple[str, ...]) -> Figure:
+    """The most confident image of each class: from the watermarked network, and beside it from the unmarked one."""
+    shown = {"watermarked": recovered, **({"unmarked": twin} if twin else {})}
+    n = min(len(classes), 20)
+    figure = Figure(figsize=(1.1 * n + 1.2, 1.35 * len(shown) + 0.5), layout="constrained")
+    axes = figure.subplots(len(shown), n, squeeze=False)
+    for row, (name, found) in zip(axes, shown.items(), strict=True):
+        for k, axis in enumerate(row):
+            best = found.images[k, int(found.confidence[k].argmax())]
+            axis.imshow(best.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.set_title(f"{classes[k]}\n{100 * float(found.confidence[k].max()):.0f} %", fontsize=7)
+        row[0].set_ylabel(name, fontsize=8)
+    figure.suptitle("What the network thinks each class looks like (confidence below the name)", fontsize=9)
+    return figure

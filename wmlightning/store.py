@@ -1,0 +1,265 @@
+"""The run store seen from outside: finished runs, and weights from elsewhere. Neither can run code here."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import pickle  # for the name of an error: nothing is unpickled
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from wmlightning.config import CONF, make
+from wmlightning.errors import UserError
+from wmlightning.job import Job, network_of, prepare
+from wmlightning.results.card import read_card
+from wmlightning.watermarks.triggers import Triggers, no_triggers
+
+WEIGHTS = "model.safetensors"
+
+#: What a finished run's card says about its training; the rest of a config is the present command's.
+_TASK = ("dataset", "watermark", "model", "recipe")
+_PLACES_HERE = ("data_dir",)
+
+#: What torch raises for files that are no checkpoint, are cut off, or would run code.
+_SPOILED = (
+    pickle.UnpicklingError,
+    SafetensorError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    zipfile.BadZipFile,
+)
+
+
+def load_weights(network: nn.Module, path: Path, key: str = "victim") -> None:
+    """Loads weights into a network, whether they were saved from it, from the network inside, or by Lightning.
+
+    Args:
+        network: normalises inside, see :class:`wmlightning.models.networks.Normalized`.
+        path: safetensors, or a state dict that torch saved (read with ``weights_only=True``).
+        key: config key that named the file.
+
+    Raises:
+        UserError: if the file cannot be read or does not fit.
+    """
+    state = _read_state(path, key)
+    wanted = network.state_dict()
+    for prefix, inner in (("", ""), ("", "net."), ("net.", ""), ("module.", ""), ("model.", "net.")):
+        renamed = {inner + name.removeprefix(prefix): value for name, value in state.items()}
+        if inner:  # saved from the network inside, which knows nothing of mean and scale
+            renamed |= {name: wanted[name] for name in ("mean", "scale") if name in wanted}
+        fits = renamed.keys() == wanted.keys()
+        if fits and all(renamed[name].shape == wanted[name].shape for name in wanted):
+            network.load_state_dict(renamed)
+            return
+    missing = sorted(wanted.keys() - state.keys())
+    what = f"{path} does not fit the network: "
+    what += f"no {missing[0]}" if missing else "other shapes"
+    raise UserError(key, what, "the model and dataset that it was trained with")
+
+
+def _read_state(path: Path, key: str) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(key, f"there is no {path}", "a run's folder or a file of weights") from error
+    except _SPOILED as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        right = "safetensors or a state dict, whole, with nothing but tensors"
+        raise UserError(key, f"cannot read {path} ({reason[:150]})", right) from error
+    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        found = found["state_dict"]
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise UserError(key, f"{path} holds more or other than tensors by name", "a state dict")
+    return {str(name): value for name, value in found.items()}
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def read_run(folder: Path, key: str = "victim", trust: Sequence[str] = ()) -> dict[str, Any]:
+    """The card of a finished training, checked so that building from it runs nothing but what we ship.
+
+    Args:
+        folder: of the run.
+        key: config key that named it.
+        trust: further ``_target_``s that may be built.
+
+    Raises:
+        UserError: if there is no finished run, or its config asks for more.
+    """
+    card = read_card(folder)
+    if card is None or card.get("kind") != "train" or not (folder / WEIGHTS).is_file():
+        raise UserError(key, f"no finished run in {folder}", f"a folder with card.json and {WEIGHTS}")
+    config = card.get("config")
+    if not isinstance(config, dict) or not all(isinstance(config.get(part), dict) for part in _TASK):
+        raise UserError(key, f"the card in {folder} has no config", "a card that wmlightning wrote")
+    check_targets({part: config.get(part) for part in (*_TASK, "trainer")}, key, trust)
+    return card
+
+
+def check_targets(node: Any, key: str, trust: Sequence[str] = ()) -> None:
+    """Refuses a config from elsewhere that names what our own configs do not: a ``_target_`` is code by another name.
+
+    Args:
+        node: plain dicts and lists.
+        key: config key that the file was named by.
+        trust: further targets.
+
+    Raises:
+        UserError: for an unknown target, or an interpolation (which could read the environment).
+    """
+    allowed = {*shipped_targets(), *trust}
+    for name, value in _leaves(node):
+        if isinstance(value, str) and "${" in value:
+            raise UserError(key, f"its config holds an interpolation: {value[:60]!r}", "a card with plain values")
+        if name == "_target_" and value is not None and value not in allowed:
+            wrong = f"its config would run {str(value)[:80]!r}, which is not ours"
+            raise UserError(key, wrong, f"trust=[{str(value)[:80]}], if you know it and who wrote the card")
+
+
+def shipped_targets() -> set[str]:
+    """Every ``_target_`` that a config of ours names."""
+    text = "\n".join(path.read_text() for path in sorted(CONF.rglob("*.yaml")))
+    return set(re.findall(r"^\s*_target_:\s*([\w.]+)\s*$", text, re.MULTILINE))
+
+
+def _leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield "", key  # a key may hold an interpolation too
+            yield from _leaves(value, str(key))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _leaves(value, name)
+    else:
+        yield name, node
+
+
+def with_task_of(cfg: DictConfig, card: dict[str, Any]) -> DictConfig:
+    """``cfg`` with the task, key and seed of a finished run; where data lie and how to compute stays as in ``cfg``."""
+    cfg = cfg.copy()
+    config = card["config"]
+    OmegaConf.set_struct(cfg, False)
+    for part in _TASK:
+        cfg[part] = _placed(config[part], str(cfg.data_dir))
+    cfg.seed = config["seed"]
+    kept = {key: cfg.trainer[key] for key in ("accelerator", "devices", "strategy", "precision") if key in cfg.trainer}
+    theirs = {k: v for k, v in dict(config.get("trainer") or {}).items() if not isinstance(v, (dict, list))}
+    cfg.trainer = OmegaConf.merge(cfg.trainer, theirs, kept)
+    OmegaConf.set_struct(cfg, True)
+    return cfg
+
+
+def _placed(node: Any, data_dir: str) -> Any:
+    """Data lie where this machine has them, not where the card's machine had them."""
+    if isinstance(node, dict):
+        return {k: data_dir if k in _PLACES_HERE else _placed(v, data_dir) for k, v in node.items()}
+    return [_placed(value, data_dir) for value in node] if isinstance(node, list) else node
+
+
+class Run:
+    """A finished run, loaded. Made by :func:`load_run`.
+
+    Attributes:
+        folder: of the run.
+        card: what it says about itself.
+        network: the trained network in evaluation mode: float images in [0, 1] to logits.
+    """
+
+    def __init__(self, folder: Path, card: dict[str, Any], cfg: DictConfig) -> None:
+        self.folder = folder
+        self.card = card
+        self._cfg = cfg
+        source = make(cfg.dataset.source, "dataset.source")
+        self.classes: tuple[str, ...] = source.classes
+        self.network = network_of(cfg, source, cfg.seed).eval()
+        load_weights(self.network, folder / WEIGHTS, "path")
+
+    @cached_property
+    def job(self) -> Job:
+        """Data, roles and trigger maker, settled as for the training. Reads the data's labels."""
+        return prepare(self._cfg, writes=False)
+
+    @cached_property
+    def triggers(self) -> Triggers:
+        """Everything that was made from the run's secret. Reads the data."""
+        return self.job.maker.make() if self.job.maker else no_triggers(self.job.source.shape)
+
+    def attacks(self) -> dict[str, dict[str, Any]]:
+        """Cards of the attacks on this run, by the name of their folder."""
+        folders = sorted((self.folder / "attacks").glob("*")) if (self.folder / "attacks").is_dir() else []
+        cards = {folder.name: read_card(folder) for folder in folders}
+        return {name: card for name, card in cards.items() if card is not None}
+
+    def surrogate(self, attack: str, number: int = -1) -> nn.Module:
+        """The network that an attack made.
+
+        Args:
+            attack: name of the attack's folder, see :meth:`attacks`.
+            number: row of the attack's curve.
+
+        Raises:
+            UserError: if there is no such attack, or its weights were not kept.
+        """
+        card = self.attacks().get(attack)
+        if card is None or not card.get("curve"):
+            raise UserError("attack", f"{self.folder} has no surrogates of {attack}", f"one of {list(self.attacks())}")
+        name = card["curve"][number].get("weights")
+        if not isinstance(name, str) or Path(name).name != name:
+            raise UserError("attack", f"{attack} kept no weights", "judge.keep_surrogates=true when it is carried out")
+        network = copy.deepcopy(self.network)
+        load_weights(network, self.folder / "attacks" / attack / name, "attack")
+        return network
+
+
+def load_run(path: str | Path, data_dir: str | Path | None = None, trust: Sequence[str] = ()) -> Run:
+    """Loads a finished run: network, config and triggers.
+
+    The network needs nothing but the run's folder; the triggers are made anew from the secret and the data.
+
+    Args:
+        path: the run's folder.
+        data_dir: where data lie on this machine; ``None``: ``WML_DATA_DIR``, else ``./data``.
+        trust: dotted names of classes of your own that the card may name; all of ours may be named.
+
+    Raises:
+        UserError: if there is no finished run, or its card asks for code that is neither ours nor trusted.
+    """
+    folder = Path(path).expanduser().absolute()
+    card = read_run(folder, "path", trust)
+    place = str(data_dir if data_dir is not None else os.environ.get("WML_DATA_DIR") or "./data")
+    config = card["config"]
+    settings = {
+        **{part: _placed(config[part], place) for part in _TASK},
+        "seed": config["seed"],
+        "trainer": {"accelerator": "cpu", "precision": "32-true", "max_epochs": 1},
+        "data_dir": place,
+        "runs_dir": str(folder.parent),
+        "auto": {},
+        "force": False,
+        "group": None,
+        "tags": [],
+    }
+    return Run(folder, card, OmegaConf.create(settings))
