@@ -69,14 +69,28 @@ def dataset_config(name: str, key: str, parent: DictConfig | None = None) -> Dic
     Raises:
         UserError: naming ``key``, if there is none of this name.
     """
-    loader: Any = GlobalHydra.instance().config_loader()
-    if name not in (names := loader.get_group_options("dataset")):
+    if name not in (names := option_names("dataset")):
         raise UserError(key, f"no data set is called {name!r}", f"one of {listed(names)}, or a config with a _target_")
+    loader: Any = GlobalHydra.instance().config_loader()
     found = loader.repository.load_config(f"dataset/{name}").config
     source: DictConfig = found.dataset.source
     if parent is not None:
         source._set_parent(parent)
     return source
+
+
+def option_names(group: str) -> list[str]:
+    """Names of a group's configs, wherever Hydra looks for configs."""
+    names: list[str] = GlobalHydra.instance().config_loader().get_group_options(group)
+    return names
+
+
+def unmarked_config() -> DictConfig:
+    """``watermark=none`` as it is shipped."""
+    node = OmegaConf.merge(*(OmegaConf.load(CONF / "watermark" / f"{name}.yaml") for name in ("base", "none")))
+    assert isinstance(node, DictConfig)
+    node.pop("defaults")
+    return node
 
 
 def setting(value: Any, key: str, kind: type, low: float, high: float = float("inf")) -> Any:

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from wmlightning.config import dataset_config, make, plain, setting, without
+from wmlightning.config import dataset_config, make, plain, setting, unmarked_config, without
 from wmlightning.data.batches import Loading
 from wmlightning.data.datamodule import Batching, WatermarkData
 from wmlightning.data.source import Source
@@ -317,6 +317,8 @@ def _identity(cfg: DictConfig, source: Source, watermark: Watermark | None, prec
     identity: dict[str, Any] = {"version": _TRAINING_VERSION, "seed": cfg.seed, "precision": precision}
     for part in ("dataset", "watermark", "model", "recipe", "trainer"):
         identity[part] = portable(without(plain(cfg[part]), *_NOT_IN_FINGERPRINT.get(part, ())))
+    if watermark is None:  # options of a watermark that is not there make no other model
+        identity["watermark"] = plain(unmarked_config())
     defaults = {name: argument.default for name, argument in inspect.signature(L.Trainer).parameters.items()}
     trainer = identity["trainer"]
     identity["trainer"] = {

@@ -24,7 +24,7 @@ from wmlightning.allocator import keep_freed_memory
 from wmlightning.attacks.execution import Assault, Scene, Victim, carry_out, plain_weights, plan
 from wmlightning.callbacks import resume
 from wmlightning.callbacks.accuracy import Accuracies
-from wmlightning.config import CONF, make, plain
+from wmlightning.config import make, plain, unmarked_config
 from wmlightning.data.datamodule import WatermarkData
 from wmlightning.errors import UserError
 from wmlightning.files import write_bytes
@@ -128,9 +128,7 @@ def unmarked_network(job: Job, may_train: bool) -> nn.Module | None:
         return None
     cfg = job.cfg.copy()
     OmegaConf.set_struct(cfg, False)
-    cfg.watermark = OmegaConf.load(CONF / "watermark" / "base.yaml")
-    cfg.watermark.update(OmegaConf.load(CONF / "watermark" / "none.yaml"))
-    cfg.watermark.pop("defaults")
+    cfg.watermark = unmarked_config()
     OmegaConf.set_struct(cfg, True)
     twin = prepare(cfg, writes=may_train)
     if _finished(twin, force=False) is None:

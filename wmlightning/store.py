@@ -9,6 +9,7 @@ import pickle  # for the name of an error: nothing is unpickled
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from wmlightning.config import CONF, make
 from wmlightning.errors import UserError
 from wmlightning.job import Job, network_of, prepare
+from wmlightning.precision import device_type, resolve_precision
 from wmlightning.results.card import read_card
 from wmlightning.watermarks.triggers import Triggers, no_triggers
 
@@ -166,6 +168,9 @@ def with_task_of(cfg: DictConfig, card: dict[str, Any]) -> DictConfig:
         cfg[part] = _placed(config[part], str(cfg.data_dir))
     cfg.seed = config["seed"]
     kept = {key: cfg.trainer[key] for key in ("accelerator", "devices", "strategy", "precision") if key in cfg.trainer}
+    if kept.get("precision") == "auto":  # as it was trained, if that can be done here
+        with suppress(UserError):
+            kept["precision"] = resolve_precision(card["precision"], device_type(kept["accelerator"]))
     theirs = {k: v for k, v in dict(config.get("trainer") or {}).items() if not isinstance(v, (dict, list))}
     cfg.trainer = OmegaConf.merge(cfg.trainer, theirs, kept)
     OmegaConf.set_struct(cfg, True)
@@ -194,7 +199,8 @@ class Run:
         self._cfg = cfg
         source = make(cfg.dataset.source, "dataset.source")
         self.classes: tuple[str, ...] = source.classes
-        self.network = network_of(cfg, source, cfg.seed).eval()
+        layout = torch.channels_last if cfg.recipe.get("channels_last") else torch.contiguous_format
+        self.network = network_of(cfg, source, cfg.seed).eval().to(memory_format=layout)  # adds up as in training
         load_weights(self.network, folder / WEIGHTS, "path")
 
     @cached_property

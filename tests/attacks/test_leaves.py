@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 from torch import nn
 
-from tests.attacks.conftest import Stage
 from wmlightning.attacks.base import Arithmetic, Stolen
 from wmlightning.attacks.exposure import Marks, expose
 from wmlightning.attacks.fineprune import FinePrune
@@ -103,7 +102,7 @@ def test_every_learning_rate_starts_from_the_victim_and_is_seen_each_epoch() -> 
     stolen = stolen_from(SmallCNN(1, 28, 10, width=4, hidden=16))
     found = [(s.strength, s.epochs, s.continued) for s in FineTune([0.1, 0.01], epochs=2).run(stolen)]
     assert found == [(0.01, 1, False), (0.01, 2, True), (0.1, 1, False), (0.1, 2, True)]
-    alone = [s for s in FineTune([0.1], epochs=1).run(stolen)][0].network.state_dict()
+    alone = next(iter(FineTune([0.1], epochs=1).run(stolen))).network.state_dict()
     both = next(s for s in FineTune([0.01, 0.1], epochs=1).run(stolen) if s.strength == 0.1).network.state_dict()
     assert all(torch.equal(alone[k], both[k]) for k in alone)
 
@@ -211,6 +210,7 @@ def test_restarts_are_batched_without_touching_each_other(smoothness: str) -> No
         ("finetune", "judge.n_strangers=0", "judge.n_strangers"),
         ("finetune", "judge.keep_surrogates=2", "judge.keep_surrogates"),
         ("finetune", "attack.finetune._target_=torch.nn.Linear", "attack.finetune"),
+        ("finetune", "++attack.invrsion.steps=2", "attack.invrsion"),
         ("fineprune", "attack.fineprune.rates=[2]", "attack.fineprune.rates"),
         ("inversion", "attack.inversion.steps=0", "attack.inversion.steps"),
         ("inversion", "attack.inversion.smoothness=much", "attack.inversion.smoothness"),

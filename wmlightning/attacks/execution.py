@@ -15,17 +15,18 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from omegaconf import DictConfig
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from wmlightning.attacks.base import Arithmetic, Attack, DetectionAttack, RemovalAttack, Stolen, Surrogate
 from wmlightning.attacks.exposure import Marks, expose, picture
 from wmlightning.attacks.judge import Judge, digest
-from wmlightning.config import dataset_config, make, plain, setting
+from wmlightning.config import dataset_config, make, option_names, plain, setting
 from wmlightning.data.batches import Loading
 from wmlightning.data.folder import fit_images
 from wmlightning.data.source import Source
-from wmlightning.errors import UserError
+from wmlightning.errors import UserError, listed
 from wmlightning.files import write_bytes
 from wmlightning.job import Job, portable
 from wmlightning.results.card import environment, fingerprint, read_card, write_card
@@ -104,7 +105,20 @@ def plan(job: Job, victim: Victim) -> list[Assault]:
     other: Source | None = None
     if cfg.attacker.data is not None:
         other = make(dataset_config(str(cfg.attacker.data), "attacker.data", cfg), "attacker.data")
-    return [_assault(job, victim, str(name), node, other) for name, node in cfg.attack.items()]
+    return [_assault(job, victim, str(name), node, other) for name, node in cfg.attack.items() if _is_meant(name, node)]
+
+
+def _is_meant(name: Any, node: Any) -> bool:
+    """Whether an attack is asked for, or ``++attack.NAME.option=`` was said for other jobs of a sweep.
+
+    Raises:
+        UserError: if there is no attack of this name.
+    """
+    if isinstance(node, DictConfig) and node.get("_target_") is not None:
+        return True
+    if name in (names := option_names("attack")):
+        return False
+    raise UserError(f"attack.{name}", "there is no such attack", f"one of {listed(names)}, or a config with a _target_")
 
 
 def _assault(job: Job, victim: Victim, name: str, node: Any, other: Source | None) -> Assault:

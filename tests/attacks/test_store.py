@@ -1,0 +1,321 @@
+"""The store: each model trained once, each attack done once, whatever is killed, cut off or hostile."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.attacks.conftest import TASK
+from wmlightning import load_run
+from wmlightning.errors import UserError
+
+Command = Callable[..., Any]
+FAST = ("attack=prune", "attack.prune.rates=[0.5,0.9]")
+
+
+@pytest.fixture
+def copied(victim_folder: Path, runs: Path) -> Path:
+    """A copy of the trained victim where the command looks for it."""
+    runs.mkdir()
+    return Path(shutil.copytree(victim_folder, runs / victim_folder.name))
+
+
+def card_of(folder: Path, attack: str = "prune") -> dict[str, Any]:
+    (path,) = folder.glob(f"attacks/{attack}-*/card.json")
+    return json.loads(path.read_text())  # type: ignore[no-any-return]
+
+
+def metrics(card: dict[str, Any]) -> list[dict[str, float]]:
+    return [row["metrics"] for row in card["curve"]]
+
+
+# -- found instead of done again -------------------------------------------------------------------------------------
+
+
+def test_finished_model_is_attacked_without_training(main: Command, copied: Path) -> None:
+    weights = copied / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    done = main(*TASK, "attack=[prune,finetune]", *FAST[1:], "attack.finetune.epochs=1")
+    assert done.code == 0, str(done)
+    assert "trained before" in done.out
+    assert weights.stat().st_mtime_ns == before
+    assert {folder.name.split("-")[0] for folder in (copied / "attacks").iterdir()} == {"prune", "finetune"}
+    assert len(card_of(copied)["curve"]) == 2
+
+    stamps = {path: path.stat().st_mtime_ns for path in copied.rglob("*.safetensors")}
+    again = main(*TASK, "attack=[prune,finetune]", *FAST[1:], "attack.finetune.epochs=1")
+    assert again.out.count("carried out before") == 2
+    assert {path: path.stat().st_mtime_ns for path in copied.rglob("*.safetensors")} == stamps
+
+    forced = main(*TASK, *FAST, "force=true")
+    assert "carried out before" not in forced.out
+    assert weights.stat().st_mtime_ns == before, "force redoes what the command names last: the attack"
+
+
+def test_sweep_trains_each_model_once(main: Command, runs: Path, small: list[str]) -> None:
+    sweep = ["-m", *small, "watermark=noise,content", "attack=prune,inversion", "judge.unmarked=false"]
+    sweep += ["++attack.inversion.steps=2", "watermark.n_decoys=2", "logger=none", "callbacks=none"]
+    done = main(*sweep)
+    assert done.code == 0, str(done)
+    models = [folder for folder in runs.iterdir() if (folder / "model.safetensors").exists()]
+    assert len(models) == 2
+    assert done.out.count("trained before") == 2
+    assert len(list(runs.glob("*/attacks/*/card.json"))) == 4
+
+
+def test_unmarked_model_is_trained_once_to_compare_with(main: Command, copied: Path, runs: Path) -> None:
+    short = ("attack=inversion", "attack.inversion.steps=3", "attack.inversion.restarts=1", "judge.unmarked=true")
+    done = main(*TASK, *short)
+    assert done.code == 0, str(done)
+    card = card_of(copied, "inversion")
+    assert {"score", "p_value", "ssim", "ssim_p_value"} <= set(card["findings"]["twin"])
+    (folder,) = copied.glob("attacks/inversion-*")
+    assert (folder / "inversion.png").read_bytes().startswith(b"\x89PNG")
+    names = sorted(path.parent.name for path in runs.glob("*/card.json"))
+    assert [name.split("-")[1] for name in names] == ["noise", "none"]
+    assert "trained before" in main(*TASK, "watermark=none").out, "the twin is the model that watermark=none trains"
+
+
+# -- victims from elsewhere ------------------------------------------------------------------------------------------
+
+
+def test_run_folder_as_victim(main: Command, copied: Path, tmp_path: Path, data_dir: Path) -> None:
+    elsewhere = Path(shutil.move(copied, tmp_path / "sent by mail"))
+    done = main(f"victim='{elsewhere}'", *FAST, "logger=none")
+    assert done.code == 0, str(done)
+    assert card_of(elsewhere)["victim"]["name"] == copied.name
+    straight = main(*TASK, *FAST)  # trains it here, then attacks
+    assert straight.code == 0
+    assert metrics(card_of(copied)) == metrics(card_of(elsewhere))
+
+
+@pytest.mark.parametrize("how", ["safetensors", "torch", "inner", "lightning"])
+def test_weights_as_victim(main: Command, copied: Path, runs: Path, tmp_path: Path, how: str) -> None:
+    state = load_file(copied / "model.safetensors")
+    path = tmp_path / ("weights.safetensors" if how == "safetensors" else "weights.pt")
+    if how == "safetensors":
+        save_file(state, path)
+    elif how == "torch":
+        torch.save(state, path)
+    elif how == "inner":
+        torch.save({k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}, path)
+    else:
+        torch.save({"epoch": 3, "state_dict": {f"net.{k}": v for k, v in state.items()}}, path)
+    done = main(*TASK, f"victim={path}", *FAST)
+    assert done.code == 0, str(done)
+    (folder,) = runs.glob("*-file-*")
+    own = main(*TASK, *FAST)
+    assert own.code == 0
+    assert metrics(card_of(folder)) == metrics(card_of(copied))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda path: path.unlink(), "there is no"),
+        (lambda path: path.write_bytes(b"PK\x03\x04 nothing"), "cannot read"),
+        (lambda path: path.write_bytes(path.read_bytes()[:500]), "cannot read"),
+        (lambda path: torch.save({"net.weight": torch.zeros(3)}, path), "does not fit"),
+        (lambda path: torch.save([1, 2], path), "holds more or other than tensors"),
+        (lambda path: torch.save({"a": "text"}, path), "holds more or other than tensors"),
+    ],
+)
+def test_weights_that_are_none(main: Command, tmp_path: Path, spoil: Callable[[Path], Any], told: str) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"net.weight": torch.zeros(300)}, path)
+    spoil(path)
+    done = main(*TASK, f"victim={path}", *FAST)
+    (line,) = done.errors
+    assert line.startswith("error: victim: ")
+    assert told in line
+
+
+def test_victim_without_attack(main: Command, copied: Path) -> None:
+    (line,) = main(f"victim={copied}").errors
+    assert line == "error: victim: there is nothing to do to it; say which attack="
+
+
+# -- hostile and damaged ---------------------------------------------------------------------------------------------
+
+
+class Bomb:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_hostile_pickle_runs_nothing(main: Command, tmp_path: Path) -> None:
+    fuse = tmp_path / "executed"
+    for name, write in (("a.pt", torch.save), ("b.ckpt", lambda x, p: Path(p).write_bytes(pickle.dumps(x)))):
+        write({"state_dict": {"net.weight": Bomb(fuse)}}, tmp_path / name)
+        (line,) = main(*TASK, f"victim={tmp_path / name}", *FAST).errors
+        assert line.startswith("error: victim: cannot read")
+        assert not fuse.exists()
+
+
+def change(folder: Path, *keys: str, value: Any) -> None:
+    path = folder / "card.json"
+    card = json.loads(path.read_text())
+    node = card
+    for key in keys[:-1]:
+        node = node[key]
+    node[keys[-1]] = value
+    path.write_text(json.dumps(card))
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("config", "model", "_target_"), "os.system"),
+        (("config", "model", "hidden"), {"_target_": "os.system", "command": "touch executed"}),
+        (("config", "model", "_target_"), "wmlightning.job.inspect.os.system"),
+        (("config", "model", "_target_"), "wmlightning.config.make"),
+        (("config", "dataset", "source", "reader"), {"_target_": "builtins.eval", "_args_": ["open('executed','w')"]}),
+        (("config", "dataset", "source", "name"), "${oc.env:HOME}"),
+        (("config", "recipe", "augment"), [{"_target_": "subprocess.run"}]),
+        (("config", "watermark", "${oc.env:HOME}"), 1),
+        (("config", "trainer", "profiler"), {"_target_": "subprocess.run", "args": "touch executed"}),
+    ],
+)
+def test_foreign_targets_run_nothing(main: Command, copied: Path, keys: tuple[str, ...], value: Any) -> None:
+    change(copied, *keys, value=value)
+    (line,) = main(f"victim={copied}", *FAST).errors
+    assert line.startswith("error: victim: its config ")
+    with pytest.raises(UserError, match=r"^path: its config"):
+        load_run(copied)
+    assert not Path("executed").exists()
+
+
+def test_trusted_target_of_ones_own(copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_net.py").write_text(
+        "from wmlightning.models.networks import SmallCNN\nclass Own(SmallCNN): pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    change(copied, "config", "model", "_target_", value="own_net.Own")
+    with pytest.raises(UserError, match="trust="):
+        load_run(copied)
+    assert type(load_run(copied, trust=["own_net.Own"]).network.net).__name__ == "Own"
+
+
+def test_odd_cards_of_victims(main: Command, copied: Path) -> None:
+    whole = (copied / "card.json").read_text()
+    for text in (whole[: len(whole) // 2], "[]", "{}", '{"schema": 1}', '{"schema": 1, "kind": "train"}', "\x00"):
+        (copied / "card.json").write_text(text)
+        (line,) = main(f"victim={copied}", *FAST).errors
+        assert line.startswith("error: victim: ")
+    (copied / "card.json").write_text(whole)
+    change(copied, "schema", value=99)
+    (line,) = main(f"victim={copied}", *FAST).errors
+    assert "schema 99" in line
+
+
+def test_truncated_attack_card_is_done_again_and_a_newer_one_is_kept(main: Command, copied: Path) -> None:
+    assert main(*TASK, *FAST).code == 0
+    (path,) = copied.glob("attacks/prune-*/card.json")
+    first = metrics(card_of(copied))
+    path.write_text(path.read_text()[:100])
+    done = main(*TASK, *FAST)
+    assert "carried out before" not in done.out
+    assert metrics(card_of(copied)) == first
+    change(path.parent, "schema", value=99)
+    text = path.read_text()
+    (line,) = main(*TASK, *FAST).errors
+    assert "schema 99" in line
+    assert path.read_text() == text, "nothing lost"
+
+
+# -- killed ----------------------------------------------------------------------------------------------------------
+
+SLOW = ("attack=finetune", "attack.finetune.epochs=12", "attack.finetune.learning_rates=[0.01,0.1]")
+
+
+def test_killed_attack_starts_over_and_never_counts(start: Command, main: Command, copied: Path, runs: Path) -> None:
+    process = start(*TASK, *SLOW, runs=runs, cwd=runs)
+    deadline = time.monotonic() + 120
+    while not list(copied.glob("attacks/finetune-*/surrogate-003.safetensors")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not list(copied.glob("attacks/*/card.json"))
+    trained = (copied / "model.safetensors").stat().st_mtime_ns
+    done = main(*TASK, *SLOW)
+    assert done.code == 0, str(done)
+    assert len(card_of(copied, "finetune")["curve"]) == 24
+    assert (copied / "model.safetensors").stat().st_mtime_ns == trained
+
+
+KILLED_IN_THE_CARD = """
+import os, signal, sys
+import wmlightning.files as files
+sync = os.fsync
+def fsync(handle):
+    if "card.json" in os.readlink(f"/proc/self/fd/{handle}"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    sync(handle)
+files.os.fsync = fsync
+from wmlightning.cli import train
+train()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds out what is written from /proc")
+def test_killed_while_the_card_is_written(train: Command, main: Command, copied: Path, runs: Path) -> None:
+    program = (sys.executable, "-c", KILLED_IN_THE_CARD)
+    done = train(*TASK, *FAST, runs=runs, cwd=runs, program=program)
+    assert done.code == -signal.SIGKILL
+    assert not list(copied.glob("attacks/*/card.json"))
+    assert list(copied.glob("attacks/*/.card.json.*")), "the card was being written"
+    assert main(*TASK, *FAST).code == 0
+    assert len(card_of(copied)["curve"]) == 2
+    assert not list(copied.glob("attacks/*/.card.json.*")), "the remains are swept up"
+
+
+def test_two_processes_at_the_same_attack(start: Command, copied: Path, runs: Path) -> None:
+    both = [start(*TASK, *SLOW, f"group={who}", runs=runs, cwd=runs) for who in "ab"]
+    outputs = [process.communicate(timeout=240)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum("carried out before" in out for out in outputs) == 1, "one does it, the other waits and finds it"
+    assert len(card_of(copied, "finetune")["curve"]) == 24
+
+
+# -- loading ---------------------------------------------------------------------------------------------------------
+
+
+def test_loaded_run_answers_as_the_trained_one(stage: Any, victim_folder: Path) -> None:
+    run = load_run(victim_folder)
+    triggers = run.triggers
+    images = triggers.new.images.float() / 255
+    with torch.no_grad():
+        assert torch.equal(run.network(images), stage.job.net.eval()(images)), "identical logits"
+    made = stage.job.maker.make()
+    assert torch.equal(triggers.trained.images, made.trained.images)
+    assert torch.equal(triggers.new.labels, made.new.labels)
+    assert run.card["fingerprint"] == stage.job.fingerprint
+    assert not run.network.training
+
+
+def test_loading_needs_no_place_to_write(victim_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(victim_folder, tmp_path / "store" / victim_folder.name))
+    os.chmod(folder.parent, 0o555)  # noqa: PTH101
+    try:
+        assert len(load_run(folder).triggers.trained) == 60
+    finally:
+        os.chmod(folder.parent, 0o755)  # noqa: PTH101

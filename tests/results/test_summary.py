@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+from tests.results.cards import (
+    accuracies,
+    attack_card,
+    inversion_card,
+    leave,
+    one,
+    point,
+    prune_card,
+    read,
+    study,
+    train_card,
+)
+from wmlightning.errors import UserError
+from wmlightning.results.table import GROUP, aggregate, select
+
+
+def test_the_summary_is_mean_and_range_over_seeds(tmp_path: Path) -> None:
+    cleans, news = [], []
+    for seed, (clean, new) in enumerate([(0.90, 0.5), (0.80, 0.7), (0.85, 0.9)]):
+        victim = train_card(seed=seed)
+        leave(tmp_path, victim)
+        attack = prune_card(victim, rates=(0.3,))
+        attack["curve"] = [
+            point(0.1 + 0.2, accuracies("attack", 0.3, 0.3), epochs=1, final=False),
+            point(0.3, accuracies("attack", clean, new), epochs=2),
+        ]
+        leave(tmp_path, attack)
+        cleans.append(100 * clean)
+        news.append(100 * new)
+    summary = aggregate(read(tmp_path))
+    assert list(summary["attack"]) == ["none", "prune", "prune"]
+    line = one(summary, attack="prune", is_victim=False)
+    assert (line["n_seeds"], line["n_runs"]) == (3, 3)
+    for name, values in {"clean_acc": cleans, "trigger_new_acc": news}.items():
+        expected = [mean(values), min(values), max(values)]
+        assert [line[f"{name}_{how}"] for how in ("mean", "min", "max")] == pytest.approx(expected)
+    # Victims have 90, 91 and 92 %.
+    assert line["clean_lost_mean"] == pytest.approx(91 - mean(cleans))
+    assert line["clean_lost_max"] == pytest.approx(91 - 80)
+    assert one(summary, is_victim=True)["clean_acc_max"] == pytest.approx(92)
+    assert one(summary, attack="none")["seconds_mean"] != one(summary, attack="none")["seconds_mean"]
+
+
+def test_every_epoch_on_request(tmp_path: Path) -> None:
+    study(tmp_path, seeds=(0, 1))
+    frame = read(tmp_path)
+    assert len(aggregate(frame)) == 3 * (1 + 3 + 3 + 1)
+    every = aggregate(frame, every_epoch=True)
+    assert len(every) == 3 * (1 + 3 + 5 + 1)
+    assert set(every["n_seeds"]) == {2}
+    assert not every.duplicated([*GROUP, "epochs"]).any()
+
+
+def test_models_of_one_seed_that_differ_otherwise_are_told(tmp_path: Path) -> None:
+    for i, card in enumerate([train_card(), train_card()]):
+        leave(tmp_path, {**card, "fingerprint": f"{i}"}, f"{i}")
+    line = one(aggregate(read(tmp_path)))
+    assert (line["n_seeds"], line["n_runs"]) == (1, 2)
+
+
+def test_attacks_with_other_options_are_kept_apart(tmp_path: Path) -> None:
+    victim = train_card()
+    base = prune_card(victim)
+    for scope in ("layer", "global"):
+        more = {name: base[name] for name in ("type", "strength", "curve")}
+        options = {"scope": scope, "augment": {"shift": 2, "flip": scope == "layer"}, "lr": 0.01}
+        leave(tmp_path, attack_card(victim, "prune", options=options, **more))
+    summary = aggregate(read(tmp_path))
+    assert set(summary["settings"]) == {"", "augment.flip=True, scope=layer", "augment.flip=False, scope=global"}
+    assert set(summary["n_runs"]) == {1}  # the victim, too, which both have in common
+    assert summary["is_victim"].sum() == 1
+
+
+def test_thieves_with_other_data_are_kept_apart(tmp_path: Path) -> None:
+    for n in (100, None):
+        card = inversion_card(train_card(), score=0.5 if n else 0.7)
+        card["config"]["attacker"] = {"n": n, "data": None, "seed": n or 0}
+        leave(tmp_path, {**card, "fingerprint": str(n)}, str(n))
+    summary = aggregate(read(tmp_path))
+    assert summary.set_index("settings")["score_mean"].to_dict() == {"attacker.n=100": 0.5, "attacker.n=None": 0.7}
+
+
+def test_settings_of_a_surrogate_are_told(tmp_path: Path) -> None:
+    leave(tmp_path, prune_card(train_card(), settings={"lr": 0.010, "how": "all", "n": 3}))
+    assert set(read(tmp_path)["settings"]) == {"", "how=all, lr=0.01, n=3"}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "n"),
+    [
+        ([], 30),  # ten for each of three models
+        (["attack=prune"], 9),
+        (["attack=prune", "strength=0.5"], 3),
+        (["attack=prune", "attack=none"], 12),
+        (["attack=prune", "attack=none", "watermark=none"], 4),
+        (["key="], 10),
+        (["seed=0"], 30),
+        (["seed=1"], 0),
+        (["final=false"], 6),
+        (["is_victim=True", "strength=0"], 3),
+        (["clean_acc=0.9", "attack=none"], 3),
+        (["queries=0"], 24),  # not trainings and detections, which have none
+        (["attack=pr"], 0),
+    ],
+)
+def test_conditions_choose_rows(tmp_path: Path, conditions: list[str], n: int) -> None:
+    study(tmp_path, seeds=(0,))
+    frame = read(tmp_path)
+    chosen = select(frame, conditions)
+    assert len(chosen) == n
+    assert list(chosen.index) == list(range(n))
+
+
+@pytest.mark.parametrize(
+    ("condition", "told"),
+    [
+        ("attack", "'attack' names no value; write COLUMN=VALUE"),
+        ("colour=red", "there is no column 'colour'; there are dataset, watermark"),
+        ("=x", "there is no column ''"),
+        ("seed=one", "'one' is no number; seed holds numbers"),
+        ("final=maybe", "neither true nor false"),
+    ],
+)
+def test_a_condition_that_says_nothing_is_refused(tmp_path: Path, condition: str, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        select(read(tmp_path), [condition])
+    assert told in str(caught.value)
+    assert str(caught.value).startswith("where: ")
