@@ -40,6 +40,7 @@ check: lint types test
 
 bench: setup
 	$(BIN)/python experiments/bench/throughput.py $(ARGS)
+	$(BIN)/python experiments/bench/attacks.py
 
 table: setup
 	$(BIN)/python experiments/embedding/table.py $(ARGS)

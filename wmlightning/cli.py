@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -11,23 +13,35 @@ from omegaconf import DictConfig
 
 from wmlightning.config import CONF
 from wmlightning.errors import UserError
+from wmlightning.sweep_job import attend
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-def train(cfg: DictConfig) -> float | None:
-    """Trains a watermarked classifier, or shows the finished run of the same fingerprint.
+def _train(cfg: DictConfig) -> float | None:
+    """Does what the config says: one run, or one job of a sweep.
 
     Returns:
         The metric that a hyperparameter search optimises.
     """
     from wmlightning.pipeline import run  # late: --help, --cfg and completion need not wait for torch
 
-    try:
-        card = run(cfg)
-    except UserError as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise  # Hydra goes on with the next job and tells at the end
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    card: dict[str, Any] | None
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        card = attend(run, cfg)
+    else:
+        try:
+            card = run(cfg)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
     metric = cfg.get("optimized_metric")
-    return card["metrics"].get(metric) if metric else None
+    return card["metrics"].get(metric) if card and metric else None
+
+
+def train() -> None:
+    """Trains a watermarked classifier, or shows the finished run of the same fingerprint; with ``-m``, many of them."""
+    try:
+        _train()
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

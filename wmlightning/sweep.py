@@ -1,0 +1,181 @@
+"""Sweeps, seen from the process that starts them: what there is to do, and a table of what became of it."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import TaskFunction
+from omegaconf import DictConfig, read_write
+
+from wmlightning.errors import UserError
+from wmlightning.files import check_writable, write_json
+from wmlightning.sweep_job import PLAN, hydra_config, launcher, read, records_folder, typed_overrides
+
+
+class Sweep(Callback):
+    """Hydra's hooks around a sweep. They do nothing in single runs."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None  # until a sweep begins; launchers take it along to their workers
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Checks what would stop every job, and writes down which jobs there are.
+
+        Raises:
+            SystemExit: after a mistake of the user's. Of other exceptions Hydra makes warnings.
+        """
+        del kwargs
+        folder = records_folder(config.hydra)
+        try:
+            _check_installed(config.hydra)
+            check_writable(folder, "runs_dir", needed_bytes=2**20)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(1) from error
+        shutil.rmtree(folder, ignore_errors=True)  # an earlier sweep's, if the user names hydra.sweep.dir
+        folder.mkdir(parents=True)
+        jobs = planned(config.hydra)
+        write_json(folder / PLAN, {"jobs": jobs, "threads": threads(config.hydra, len(jobs))})
+        self._folder = folder
+        # If the user stops the sweep, or the launcher fails, Hydra goes without calling on_multirun_end.
+        atexit.register(_tell_unfinished, folder)
+
+    def on_job_start(self, config: DictConfig, *, task_function: TaskFunction, **kwargs: Any) -> None:
+        """Tells a job, in its process, where the sweep's folder is: its own ``runs_dir`` may be another."""
+        del config, task_function, kwargs
+        if self._folder is not None:
+            hydra = hydra_config()
+            with read_write(hydra):
+                hydra.sweep.dir = str(self._folder.parent)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Tells what became of the jobs.
+
+        Raises:
+            SystemExit: with exit code 1, if any of them is not done.
+        """
+        del config, kwargs
+        if self._folder is None:
+            return
+        atexit.unregister(_tell_unfinished)
+        outcomes = read_outcomes(self._folder)
+        print(table(outcomes), flush=True)
+        if any(outcome["state"] != "done" for outcome in outcomes):
+            raise SystemExit(1)
+
+
+def planned(hydra: DictConfig) -> list[list[str]]:
+    """Overrides of each job to come; none if the sweeper decides as it goes, or will refuse what was typed."""
+    sweeper = hydra.sweeper
+    if not str(sweeper.get("_target_")).endswith(".BasicSweeper"):
+        return []
+    typed = [f"{key}={value}" for key, value in (sweeper.params or {}).items()] + typed_overrides(hydra)
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    try:
+        batches = BasicSweeper.split_arguments(parser.parse_overrides(typed), sweeper.max_batch_size)
+    except HydraException:
+        return []
+    return [job for batch in batches for job in batch]
+
+
+def threads(hydra: DictConfig, n_jobs: int) -> int | None:
+    """Threads for each job, so that those at work at the same time share out this machine's cores.
+
+    Args:
+        hydra: Hydra's config.
+        n_jobs: how many jobs there will be; 0 if nobody knows.
+
+    Returns:
+        ``None`` to leave it alone: with the user's ``OMP_NUM_THREADS``, one job at a time, or on machines of a cluster.
+    """
+    if os.environ.get("OMP_NUM_THREADS") or launcher(hydra) not in ("JoblibLauncher", "LocalLauncher"):
+        return None
+    from joblib import cpu_count, effective_n_jobs  # late: only parallel sweeps need it
+
+    cores: int = cpu_count()  # those that this process may use, not those that the machine has
+    batch = hydra.sweeper.get("max_batch_size") or hydra.sweeper.get("n_jobs")  # basic sweeper; Optuna's
+    limits = [n_jobs, batch, effective_n_jobs(hydra.launcher.n_jobs) if "n_jobs" in hydra.launcher else None]
+    at_once = min((limit for limit in limits if limit), default=cores)
+    return max(1, cores // at_once)
+
+
+def read_outcomes(folder: Path) -> list[dict[str, Any]]:
+    """Records of all jobs, planned or met, in order. A job that left no end is told to have died."""
+    plan = read(folder / PLAN) or {"jobs": []}
+    found = dict(enumerate({"job": job, "overrides": typed} for job, typed in enumerate(plan["jobs"])))
+    for path in folder.glob("*.json"):
+        if path.name != PLAN and (record := read(path)):
+            found[record["job"]] = record
+    return [{**record, "state": _state(record)} for _, record in sorted(found.items())]
+
+
+def table(outcomes: Sequence[dict[str, Any]]) -> str:
+    """One line for each job, and their number. What all jobs have in common is left out."""
+    common = set.intersection(*(set(job["overrides"]) for job in outcomes)) if len(outcomes) > 1 else set()
+    rows = [("job", "seconds", "overrides", "outcome")]
+    for job in outcomes:
+        own = " ".join(typed for typed in job["overrides"] if typed not in common)
+        seconds = f"{job['seconds']:.1f}" if "seconds" in job else "-"
+        rows.append((str(job["job"]), seconds, own, _told(job)))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [f"{n:>{widths[0]}}  {s:>{widths[1]}}  {typed:<{widths[2]}}  {told}" for n, s, typed, told in rows]
+    states = [job["state"] for job in outcomes]
+    failed = sum(state in ("failed", "died") for state in states)
+    open_ends = len(states) - failed - states.count("done")
+    sums = f"{len(states)} jobs, {failed} failed" + (f", {open_ends} not finished" if open_ends else "")
+    return "\n".join(["", *lines, sums])
+
+
+def _told(job: dict[str, Any]) -> str:
+    told = job["result"] if job["state"] == "done" else ": ".join(filter(None, (job["state"], job.get("reason"))))
+    return f"{told} (traceback: {job['traceback']})" if "traceback" in job else str(told)
+
+
+def _state(record: dict[str, Any]) -> str:
+    state = str(record.get("state", "not started"))
+    if state != "running":
+        return state
+    if record["host"] != socket.gethostname():
+        return "no answer"  # on another machine, and perhaps still at work
+    return "running" if _is_alive(record["process"]) else "died"
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _check_installed(hydra: DictConfig) -> None:
+    target = str(hydra.launcher.get("_target_"))
+    if target not in Plugins.instance().class_name_to_class:
+        raise UserError("hydra/launcher", f"{target} is not installed", "pip install 'wmlightning[launchers]'")
+    if launcher(hydra) == "SlurmLauncher" and shutil.which("srun") is None:
+        right = "start the sweep where sbatch and srun can be called, or take joblib or submitit_local"
+        raise UserError("hydra/launcher", "there is no srun on this machine", right)
+
+
+def _tell_unfinished(folder: Path) -> None:
+    outcomes = read_outcomes(folder)
+    states = {outcome["state"] for outcome in outcomes}
+    if states - {"not started"}:  # else no job began, and Hydra has said why
+        print(table(outcomes), flush=True)
+    if states - {"not started", "done", "failed"}:
+        print("The same command again does what is left.", flush=True)
