@@ -303,7 +303,9 @@ def _check_numbers(cfg: DictConfig) -> None:
     setting(cfg.trainer.max_epochs, "trainer.max_epochs", int, 1)
     setting(cfg.dataset.val_share, "dataset.val_share", float, 0.001, 0.9)
     distributed = str(cfg.trainer.get("strategy", "auto")).startswith("ddp")
-    if distributed and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+    sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    # Slurm starts a job's processes itself; anywhere else Lightning would start the whole command again.
+    if distributed and sweep and not str(HydraConfig.get().launcher._target_).endswith(".SlurmLauncher"):
         wrong = "ddp starts the command again, which in a sweep is the whole sweep"
         raise UserError("trainer.strategy", wrong, "run ddp jobs one by one, or with hydra/launcher=submitit_slurm")
 

@@ -67,9 +67,12 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 def train(job: Job, force: bool) -> dict[str, Any]:
     """Trains, or finds the finished run of the same fingerprint."""
     training = Training(job)
-    if _is_helper_process() or job.cfg.trainer.get("fast_dev_run"):  # a process that ddp started, or nothing to keep
-        return training.run(job.data_module())
     card = _finished(job, force)
+    helper = _is_helper_process()
+    if job.cfg.trainer.get("fast_dev_run") or (helper and card is None):  # nothing to keep, or another process keeps it
+        return training.run(job.data_module())
+    if helper and card is not None:
+        return card
     if card is not None:
         Console().print("trained before; force=true trains anew")
     else:
@@ -249,6 +252,7 @@ def _card(job: Job, data: WatermarkData, point: resume.ResumePoint, metrics: dic
         "seconds": {"train": round(point.seconds, 2)},
         "precision": job.precision,
         "device": job.device,
+        "threads": torch.get_num_threads(),
         "seed": job.seed,
         "group": job.cfg.auto.group,
         "data": {
@@ -281,7 +285,8 @@ def _clear(job: Job) -> None:
 
 
 def _is_helper_process() -> bool:
-    return int(os.environ.get("LOCAL_RANK", 0)) > 0
+    """Whether another process of the same distributed job writes, and this one only computes."""
+    return int(os.environ.get("LOCAL_RANK", 0)) > 0 or int(os.environ.get("SLURM_PROCID", 0)) > 0
 
 
 def _calm_lightning() -> None:

@@ -322,6 +322,7 @@ def _card(assault: Assault, scene: Scene) -> dict[str, Any]:
         "data": {**job.source.identity(), "attacker": len(job.roles.attacker), "judge": len(job.roles.judge)},
         "seed": job.seed,
         "device": job.device,
+        "threads": torch.get_num_threads(),
         "precision": job.precision,
         "group": cfg["auto"]["group"],
         "config": {**config, "attack": {assault.name: cfg["attack"][assault.name]}},
