@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from wmlightning.config import dataset_config, make, plain, setting, unmarked_config, without
+from wmlightning.config import make, plain, setting, unmarked_config, without
 from wmlightning.data.batches import Loading
 from wmlightning.data.datamodule import Batching, WatermarkData
 from wmlightning.data.source import Source
-from wmlightning.data.splits import Roles, assign_roles
+from wmlightning.data.splits import Roles
 from wmlightning.errors import UserError
 from wmlightning.files import check_writable
 from wmlightning.models.classifier import Optimisation
@@ -28,8 +28,9 @@ from wmlightning.precision import device_type, resolve_precision
 from wmlightning.results.card import fingerprint
 from wmlightning.secret import Secret
 from wmlightning.seeds import role_seed
-from wmlightning.watermarks.base import MarkingWatermark, PictureWatermark, Watermark
-from wmlightning.watermarks.scheme import Labels, Scheme, choose_labels
+from wmlightning.task import own_copy, settle
+from wmlightning.watermarks.base import Watermark
+from wmlightning.watermarks.scheme import Labels, Scheme
 from wmlightning.watermarks.triggers import TriggerMaker, no_triggers
 
 #: Raise it when the same config no longer gives the same weights.
@@ -134,40 +135,32 @@ class Job:
         )
 
 
-def prepare(cfg: DictConfig, writes: bool = True) -> Job:
+def prepare(cfg: DictConfig, writes: bool = True, secret: Secret | None = None) -> Job:
     """Settles a job: cheap checks first, then labels, nothing written.
 
     Args:
         cfg: composed from ``conf/train.yaml``.
         writes: whether something is going to be written to ``runs_dir``.
+        secret: the owner's; ``None``: that of a study, which follows from the seed.
 
     Raises:
         UserError: for every mistake of the user's that can be seen before training.
     """
-    cfg = _own_copy(cfg)
+    cfg = own_copy(cfg)
     plain(cfg)  # a mandatory value that is missing, an interpolation that leads nowhere
     seed = setting(cfg.seed, "seed", int, 0, 2**63 - 1)
     device = device_type(cfg.trainer.get("accelerator", "auto"))
     precision = resolve_precision(cfg.trainer.get("precision", "auto"), device)
     _check_numbers(cfg)
     optimisation = _optimisation(cfg)
-    scheme = _scheme(cfg.watermark)
-    source: Source = make(cfg.dataset.source, "dataset.source")
-    watermark = _watermark(cfg)
-    secret = Secret.from_seed(role_seed(seed, "secret"))
-    marks_task = isinstance(watermark, MarkingWatermark)
-    own = (cfg.dataset.source_class, cfg.dataset.target_class)
-    labels = choose_labels(scheme, secret, source, *own, marks_task=marks_task)
-    if isinstance(watermark, Watermark):
-        watermark.check(source.shape, scheme.n_marks, scheme.negatives > 0)
+    plan = settle(cfg, secret or Secret.from_seed(role_seed(seed, "secret")))
+    scheme, source = plan.scheme, plan.source
     net = network_of(cfg, source, seed)
     if writes:
         check_writable(Path(cfg.runs_dir), "runs_dir", _bytes_needed(net))
 
-    roles = _roles(cfg, source, seed)
-    maker = None
-    if isinstance(watermark, (MarkingWatermark, PictureWatermark)):
-        maker = TriggerMaker(watermark, scheme, labels, secret, source, roles)
+    roles = plan.roles()
+    maker = plan.maker(roles)
     n_images = len(roles.train) + (maker.n + maker.n_negatives if maker else 0)
     if scheme.mix == "per_batch" and scheme.per_batch >= cfg.recipe.batch_size:
         wrong = f"{scheme.per_batch} marked images in batches of {cfg.recipe.batch_size}"
@@ -175,7 +168,9 @@ def prepare(cfg: DictConfig, writes: bool = True) -> Job:
     if cfg.recipe.batch_size > n_images:
         raise UserError("recipe.batch_size", f"{cfg.recipe.batch_size} of {n_images} images", "a smaller batch")
 
-    identity = _identity(cfg, source, watermark, precision)
+    identity = _identity(cfg, source, plan.watermark, precision)
+    if secret is not None:  # that of a study follows from the seed
+        identity["key"] = secret.name()
     name = f"{cfg.dataset.name}-{_last(cfg.watermark)}-{_last(cfg.model)}-s{seed}-{fingerprint(identity)}"
     folder = Path(cfg.runs_dir).absolute() / name
     cfg.auto.update(run_dir=str(folder), name=name, group=_group(cfg), tags=_tags(cfg))
@@ -184,7 +179,7 @@ def prepare(cfg: DictConfig, writes: bool = True) -> Job:
         seed,
         source,
         roles,
-        labels,
+        plan.labels,
         maker,
         scheme,
         net,
@@ -195,46 +190,6 @@ def prepare(cfg: DictConfig, writes: bool = True) -> Job:
         name,
         folder,
     )
-
-
-def _roles(cfg: DictConfig, source: Source, seed: int) -> Roles:
-    labels = source.labels("train")
-    roles = assign_roles(labels, source.labels("test"), seed, cfg.dataset.val_share)
-    missing = len(torch.unique(labels)) - len(torch.unique(labels[roles.train]))
-    if missing or not len(roles.val):
-        wrong = f"{cfg.dataset.val_share} of each class leaves {len(roles.val)} images to validate on"
-        wrong += f" and {missing} classes without one to train on" if missing else ""
-        raise UserError("dataset.val_share", wrong, "another share, or more images")
-    return roles
-
-
-def _own_copy(cfg: DictConfig) -> DictConfig:
-    cfg = cfg.copy()
-    images = cfg.watermark.get("images")
-    if isinstance(images, str):  # the name of another data set
-        cfg.watermark.images = dataset_config(images, "watermark.images")
-    return cfg
-
-
-def _scheme(node: DictConfig) -> Scheme:
-    names = {field.name for field in fields(Scheme)}
-    return Scheme(**{key: value for key, value in plain(node).items() if key in names})
-
-
-def _watermark(cfg: DictConfig) -> Watermark | None:
-    node = cfg.watermark
-    if node.get("_target_") is None:
-        return None
-    if not node.n_triggers:
-        raise UserError("watermark.n_triggers", "0 triggers", "watermark=none, or a number or share of triggers")
-    common = {field.name for field in fields(Scheme)}
-    own = OmegaConf.masked_copy(node, [key for key in node if key not in common])
-    own._set_parent(cfg)  # its interpolations are relative to the whole
-    watermark = make(own, "watermark")
-    if not isinstance(watermark, (MarkingWatermark, PictureWatermark)):
-        right = "a class derived from MarkingWatermark or PictureWatermark"
-        raise UserError("watermark._target_", f"{node._target_} is no watermark", right)
-    return watermark
 
 
 def network_of(cfg: DictConfig, source: Source, seed: int) -> nn.Module:

@@ -1,0 +1,116 @@
+"""What is to be marked and how: data source, scheme, watermark and labels, settled from a config and a secret."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from wmlightning.config import dataset_config, make, plain
+from wmlightning.data.source import Source
+from wmlightning.data.splits import Roles, assign_roles
+from wmlightning.errors import UserError
+from wmlightning.secret import Secret
+from wmlightning.watermarks.base import MarkingWatermark, PictureWatermark, Watermark
+from wmlightning.watermarks.scheme import Labels, Scheme, choose_labels
+from wmlightning.watermarks.triggers import TriggerMaker
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A watermark on a task, settled without reading data.
+
+    Attributes:
+        source: the task's data.
+        scheme: the watermark's common options.
+        watermark: how marks are put on images; ``None`` without one.
+        labels: source classes and labels of marks.
+        secret: what everything follows from.
+        seed: the user's, from which roles follow.
+        val_share: share of the training split that is held out.
+    """
+
+    source: Source
+    scheme: Scheme
+    watermark: MarkingWatermark | PictureWatermark | None
+    labels: Labels
+    secret: Secret
+    seed: int
+    val_share: float
+
+    def roles(self) -> Roles:
+        """Who may see which image. Reads the data's labels.
+
+        Raises:
+            UserError: if a role would be left without images.
+        """
+        labels, share = self.source.labels("train"), self.val_share
+        roles = assign_roles(labels, self.source.labels("test"), self.seed, share)
+        missing = len(torch.unique(labels)) - len(torch.unique(labels[roles.train]))
+        if missing or not len(roles.val):
+            wrong = f"{share} of each class leaves {len(roles.val)} images to validate on"
+            wrong += f" and {missing} classes without one to train on" if missing else ""
+            raise UserError("dataset.val_share", wrong, "another share, or more images")
+        return roles
+
+    def maker(self, roles: Roles) -> TriggerMaker | None:
+        """Makes the triggers, once it is asked to; ``None`` without a watermark.
+
+        Raises:
+            UserError: if more triggers are asked for than there are images.
+        """
+        if self.watermark is None:
+            return None
+        return TriggerMaker(self.watermark, self.scheme, self.labels, self.secret, self.source, roles)
+
+
+def settle(cfg: DictConfig, secret: Secret) -> Plan:
+    """Settles ``dataset`` and ``watermark`` of a config.
+
+    Args:
+        cfg: with ``seed``, ``dataset`` and ``watermark``; see :func:`own_copy`.
+        secret: the owner's.
+
+    Raises:
+        UserError: for a mistake in either.
+    """
+    scheme = _scheme(cfg.watermark)
+    source: Source = make(cfg.dataset.source, "dataset.source")
+    watermark = _watermark(cfg)
+    marks_task = isinstance(watermark, MarkingWatermark)
+    own = (cfg.dataset.source_class, cfg.dataset.target_class)
+    labels = choose_labels(scheme, secret, source, *own, marks_task=marks_task)
+    if isinstance(watermark, Watermark):
+        watermark.check(source.shape, scheme.n_marks, scheme.negatives > 0)
+    return Plan(source, scheme, watermark, labels, secret, cfg.seed, cfg.dataset.val_share)
+
+
+def own_copy(cfg: DictConfig) -> DictConfig:
+    """A copy in which the name of another data set is replaced by its config."""
+    cfg = cfg.copy()
+    images = cfg.watermark.get("images")
+    if isinstance(images, str):  # the name of another data set
+        cfg.watermark.images = dataset_config(images, "watermark.images")
+    return cfg
+
+
+def _scheme(node: DictConfig) -> Scheme:
+    names = {field.name for field in fields(Scheme)}
+    return Scheme(**{key: value for key, value in plain(node).items() if key in names})
+
+
+def _watermark(cfg: DictConfig) -> MarkingWatermark | PictureWatermark | None:
+    node = cfg.watermark
+    if node.get("_target_") is None:
+        return None
+    if not node.n_triggers:
+        raise UserError("watermark.n_triggers", "0 triggers", "watermark=none, or a number or share of triggers")
+    common = {field.name for field in fields(Scheme)}
+    own = OmegaConf.masked_copy(node, [key for key in node if key not in common])
+    own._set_parent(cfg)  # its interpolations are relative to the whole
+    watermark = make(own, "watermark")
+    if not isinstance(watermark, (MarkingWatermark, PictureWatermark)):
+        right = "a class derived from MarkingWatermark or PictureWatermark"
+        raise UserError("watermark._target_", f"{node._target_} is no watermark", right)
+    return watermark
