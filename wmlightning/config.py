@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,48 @@ def setting(value: Any, key: str, kind: type, low: float, high: float = float("i
 def without(mapping: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     """A copy of ``mapping`` without some keys."""
     return {key: value for key, value in mapping.items() if key not in keys}
+
+
+def check_targets(node: Any, key: str, trust: Sequence[str] = ()) -> None:
+    """Refuses a config from elsewhere that names what our own configs do not: a ``_target_`` is code by another name.
+
+    Args:
+        node: plain dicts and lists.
+        key: config key that the file was named by.
+        trust: further targets.
+
+    Raises:
+        UserError: for an unknown target, or an interpolation (which could read the environment).
+    """
+    allowed = {*shipped_targets(), *trust}
+    for name, value in _leaves(node):
+        if isinstance(value, str) and "${" in value:
+            raise UserError(key, f"its config holds an interpolation: {value[:60]!r}", "a card with plain values")
+        if name == "_target_" and value is not None and value not in allowed:
+            wrong = f"its config would run {str(value)[:80]!r}, which is not ours"
+            raise UserError(key, wrong, f"trust=[{str(value)[:80]}], if you know it and who wrote the card")
+
+
+def shipped_targets() -> set[str]:
+    """Every ``_target_`` that a config of ours names."""
+    text = "\n".join(path.read_text() for path in sorted(CONF.rglob("*.yaml")))
+    return set(re.findall(r"^\s*_target_:\s*([\w.]+)\s*$", text, re.MULTILINE))
+
+
+def _leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield "", key  # a key may hold an interpolation too
+            yield from _leaves(value, str(key))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _leaves(value, name)
+    else:
+        yield name, node
+
+
+def placed(node: Any, data_dir: str) -> Any:
+    """A plain config from another machine, with data where this machine has them."""
+    if isinstance(node, dict):
+        return {k: data_dir if k == "data_dir" else placed(v, data_dir) for k, v in node.items()}
+    return [placed(value, data_dir) for value in node] if isinstance(node, list) else node

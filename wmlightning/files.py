@@ -12,10 +12,15 @@ from typing import Any
 from wmlightning.errors import UserError
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, private: bool = False) -> None:
     """Writes ``content`` to ``path`` so that a reader sees the old file or the new one, never a part.
 
     The bytes go to a file beside it, reach the disk, and are renamed.
+
+    Args:
+        path: of the file.
+        content: of the file.
+        private: readable by its owner alone, instead of as the user's umask has it.
     """
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
@@ -24,9 +29,10 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; ours follow the user's umask
+        if not private:
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; ours follow the user's umask
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

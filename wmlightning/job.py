@@ -153,6 +153,8 @@ def prepare(cfg: DictConfig, writes: bool = True, secret: Secret | None = None) 
     precision = resolve_precision(cfg.trainer.get("precision", "auto"), device)
     _check_numbers(cfg)
     optimisation = _optimisation(cfg)
+    if secret is not None and cfg.watermark.get("_target_") is None:
+        raise UserError("key", "there is no key without a watermark", "watermark=noise, or no key")
     plan = settle(cfg, secret or Secret.from_seed(role_seed(seed, "secret")))
     scheme, source = plan.scheme, plan.source
     net = network_of(cfg, source, seed)

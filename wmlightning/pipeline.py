@@ -31,10 +31,11 @@ from wmlightning.files import write_bytes
 from wmlightning.job import Job, prepare
 from wmlightning.loggers import finish, log_attack, make_loggers
 from wmlightning.models.classifier import Classifier
+from wmlightning.ownership.key import keep_key, read_key, secret_for
 from wmlightning.results.card import environment, fingerprint, read_card, write_card
 from wmlightning.results.summary import show, show_attack
 from wmlightning.seeds import role_seed
-from wmlightning.store import WEIGHTS, file_digest, load_weights, read_run, with_task_of
+from wmlightning.store import WEIGHTS, file_digest, load_weights, read_run, secret_of, with_task_of
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     keep_freed_memory()
     if cfg.victim is not None:
         return attack_found(cfg)
-    job = prepare(cfg)
+    job = prepare(cfg, secret=secret_for(Path(cfg.key)) if cfg.key is not None else None)
     assaults = plan(job, Victim(job.name, job.fingerprint, job.folder))
     if assaults and cfg.trainer.get("fast_dev_run"):
         raise UserError("attack", "fast_dev_run keeps no model that could be attacked", "leave one of them out")
@@ -86,14 +87,16 @@ def attack_found(cfg: DictConfig) -> dict[str, Any]:
     path = Path(str(cfg.victim)).expanduser().absolute()
     if path.is_dir():
         card = read_run(path, trust=plain(cfg.trust))
-        job = prepare(with_task_of(cfg, card))
+        key = Path(cfg.key) if cfg.key is not None else None
+        job = prepare(with_task_of(cfg, card), secret=secret_of(card, key))
         job.cfg.auto.update(name=card["name"])
         victim = Victim(str(card["name"]), str(card["fingerprint"]), path)
         load_weights(job.net, path / WEIGHTS)
     else:
-        job = prepare(cfg)
+        job = prepare(cfg, secret=read_key(Path(cfg.key)).secret if cfg.key is not None else None)
         load_weights(job.net, path)
         parts = {part: job.identity[part] for part in ("seed", "dataset", "watermark", "model", "data", "other_data")}
+        parts["key"] = job.identity.get("key")
         name = f"{job.name.rsplit('-', 1)[0]}-file-{fingerprint({**parts, 'weights': file_digest(path)})}"
         victim = Victim(name, name.rsplit("-", 1)[1], Path(cfg.runs_dir).absolute() / name)
     assaults = plan(job, victim)
@@ -150,6 +153,8 @@ def _train_alone(job: Job, training: Training, force: bool) -> dict[str, Any]:
     with FileLock(job.folder / ".lock"):
         if (card := _finished(job, force)) is not None:
             return card
+        if job.cfg.key is not None:  # before the training, so that no model is without its key
+            keep_key(job, Path(job.cfg.key))
         if force:
             _clear(job)
         return training.run(data)

@@ -41,6 +41,10 @@ class Secret:
         """An independent secret for ``label``; the parent cannot be found from it."""
         return Secret(hmac.digest(self._key, label.encode(), "sha256"))
 
+    def reveal(self) -> bytes:
+        """The bytes themselves, for the owner's key file."""
+        return self._key
+
     def name(self) -> str:
         """16 hexadecimal digits that tell secrets apart in public and reveal nothing of them."""
         return self.derive("public name")._key.hex()[:16]

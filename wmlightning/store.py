@@ -6,9 +6,8 @@ import copy
 import hashlib
 import os
 import pickle  # for the name of an error: nothing is unpickled
-import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -20,18 +19,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from wmlightning.config import CONF, make
+from wmlightning.config import check_targets, make, placed
 from wmlightning.errors import UserError
 from wmlightning.job import Job, network_of, prepare
+from wmlightning.ownership.key import read_key
 from wmlightning.precision import device_type, resolve_precision
 from wmlightning.results.card import read_card
+from wmlightning.secret import Secret
 from wmlightning.watermarks.triggers import Triggers, no_triggers
 
 WEIGHTS = "model.safetensors"
 
 #: What a finished run's card says about its training; the rest of a config is the present command's.
 _TASK = ("dataset", "watermark", "model", "recipe")
-_PLACES_HERE = ("data_dir",)
 
 #: What torch raises for files that are no checkpoint, are cut off, or would run code.
 _SPOILED = (
@@ -121,51 +121,13 @@ def read_run(folder: Path, key: str = "victim", trust: Sequence[str] = ()) -> di
     return card
 
 
-def check_targets(node: Any, key: str, trust: Sequence[str] = ()) -> None:
-    """Refuses a config from elsewhere that names what our own configs do not: a ``_target_`` is code by another name.
-
-    Args:
-        node: plain dicts and lists.
-        key: config key that the file was named by.
-        trust: further targets.
-
-    Raises:
-        UserError: for an unknown target, or an interpolation (which could read the environment).
-    """
-    allowed = {*shipped_targets(), *trust}
-    for name, value in _leaves(node):
-        if isinstance(value, str) and "${" in value:
-            raise UserError(key, f"its config holds an interpolation: {value[:60]!r}", "a card with plain values")
-        if name == "_target_" and value is not None and value not in allowed:
-            wrong = f"its config would run {str(value)[:80]!r}, which is not ours"
-            raise UserError(key, wrong, f"trust=[{str(value)[:80]}], if you know it and who wrote the card")
-
-
-def shipped_targets() -> set[str]:
-    """Every ``_target_`` that a config of ours names."""
-    text = "\n".join(path.read_text() for path in sorted(CONF.rglob("*.yaml")))
-    return set(re.findall(r"^\s*_target_:\s*([\w.]+)\s*$", text, re.MULTILINE))
-
-
-def _leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield "", key  # a key may hold an interpolation too
-            yield from _leaves(value, str(key))
-    elif isinstance(node, list):
-        for value in node:
-            yield from _leaves(value, name)
-    else:
-        yield name, node
-
-
 def with_task_of(cfg: DictConfig, card: dict[str, Any]) -> DictConfig:
     """``cfg`` with the task, key and seed of a finished run; where data lie and how to compute stays as in ``cfg``."""
     cfg = cfg.copy()
     config = card["config"]
     OmegaConf.set_struct(cfg, False)
     for part in _TASK:
-        cfg[part] = _placed(config[part], str(cfg.data_dir))
+        cfg[part] = placed(config[part], str(cfg.data_dir))
     cfg.seed = config["seed"]
     kept = {key: cfg.trainer[key] for key in ("accelerator", "devices", "strategy", "precision") if key in cfg.trainer}
     if kept.get("precision") == "auto":  # as it was trained, if that can be done here
@@ -177,11 +139,20 @@ def with_task_of(cfg: DictConfig, card: dict[str, Any]) -> DictConfig:
     return cfg
 
 
-def _placed(node: Any, data_dir: str) -> Any:
-    """Data lie where this machine has them, not where the card's machine had them."""
-    if isinstance(node, dict):
-        return {k: data_dir if k in _PLACES_HERE else _placed(v, data_dir) for k, v in node.items()}
-    return [_placed(value, data_dir) for value in node] if isinstance(node, list) else node
+def secret_of(card: dict[str, Any], key: Path | None) -> Secret | None:
+    """The secret that a finished run was trained with; ``None`` for that of a study, which follows from the seed.
+
+    Raises:
+        UserError: if it was trained with another key than the one at ``key``, or that is missing.
+    """
+    identity = card.get("identity")
+    asked = identity.get("key") if isinstance(identity, dict) else None
+    if asked is None:
+        return None
+    secret = read_key(key).secret if key is not None else None
+    if secret is None or secret.name() != asked:
+        raise UserError("key", f"{card.get('name')} was trained with a key", "key=, and the one it was trained with")
+    return secret
 
 
 class Run:
@@ -193,8 +164,9 @@ class Run:
         network: the trained network in evaluation mode: float images in [0, 1] to logits.
     """
 
-    def __init__(self, folder: Path, card: dict[str, Any], cfg: DictConfig) -> None:
+    def __init__(self, folder: Path, card: dict[str, Any], cfg: DictConfig, key: Path | None = None) -> None:
         self.folder = folder
+        self._key = key
         self.card = card
         self._cfg = cfg
         source = make(cfg.dataset.source, "dataset.source")
@@ -206,7 +178,7 @@ class Run:
     @cached_property
     def job(self) -> Job:
         """Data, roles and trigger maker, settled as for the training. Reads the data's labels."""
-        return prepare(self._cfg, writes=False)
+        return prepare(self._cfg, writes=False, secret=secret_of(self.card, self._key))
 
     @cached_property
     def triggers(self) -> Triggers:
@@ -240,7 +212,12 @@ class Run:
         return network
 
 
-def load_run(path: str | Path, data_dir: str | Path | None = None, trust: Sequence[str] = ()) -> Run:
+def load_run(
+    path: str | Path,
+    data_dir: str | Path | None = None,
+    trust: Sequence[str] = (),
+    key: str | Path | None = None,
+) -> Run:
     """Loads a finished run: network, config and triggers.
 
     The network needs nothing but the run's folder; the triggers are made anew from the secret and the data.
@@ -249,6 +226,7 @@ def load_run(path: str | Path, data_dir: str | Path | None = None, trust: Sequen
         path: the run's folder.
         data_dir: where data lie on this machine; ``None``: ``WML_DATA_DIR``, else ``./data``.
         trust: dotted names of classes of your own that the card may name; all of ours may be named.
+        key: the owner's key, if it was trained with one and the triggers are wanted.
 
     Raises:
         UserError: if there is no finished run, or its card asks for code that is neither ours nor trusted.
@@ -258,7 +236,7 @@ def load_run(path: str | Path, data_dir: str | Path | None = None, trust: Sequen
     place = str(data_dir if data_dir is not None else os.environ.get("WML_DATA_DIR") or "./data")
     config = card["config"]
     settings = {
-        **{part: _placed(config[part], place) for part in _TASK},
+        **{part: placed(config[part], place) for part in _TASK},
         "seed": config["seed"],
         "trainer": {"accelerator": "cpu", "precision": "32-true", "max_epochs": 1},
         "data_dir": place,
@@ -268,4 +246,4 @@ def load_run(path: str | Path, data_dir: str | Path | None = None, trust: Sequen
         "group": None,
         "tags": [],
     }
-    return Run(folder, card, OmegaConf.create(settings))
+    return Run(folder, card, OmegaConf.create(settings), Path(key) if key is not None else None)

@@ -1,0 +1,179 @@
+"""The owner's key: follows from its secret, is whole or refused, stays secret."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig
+
+from wmlightning import load_run
+from wmlightning.data.batches import ImageSet
+from wmlightning.errors import UserError
+from wmlightning.job import prepare
+from wmlightning.ownership.key import PASSPHRASE, Key, keep_key, make_key, read_key, write_key
+from wmlightning.secret import Secret
+
+Compose = Callable[..., DictConfig]
+SMALL = ("dataset=procedural", "++dataset.source.n_train=400", "++dataset.source.n_test=120", "watermark.n_triggers=20")
+SECRET = Secret(bytes(range(32)))
+
+
+@pytest.fixture
+def key(composed: Compose) -> Key:
+    return make_key(prepare(composed(*SMALL), secret=SECRET))
+
+
+@pytest.fixture
+def path(key: Key, tmp_path: Path) -> Path:
+    write_key(key, tmp_path / "owner.key")
+    return tmp_path / "owner.key"
+
+
+def same(a: Key, b: Key) -> bool:
+    tensors = zip(a.tensors().values(), b.tensors().values(), strict=True)
+    return a.canonical() == b.canonical() and all(torch.equal(x, y) for x, y in tensors)
+
+
+def test_round_trip(key: Key, path: Path) -> None:
+    assert same(read_key(path), key)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert b"pickle" not in path.read_bytes()
+
+
+def test_commitment_is_hidden_binding_and_stable(key: Key, composed: Compose) -> None:
+    again = make_key(prepare(composed(*SMALL), secret=SECRET))
+    assert again.commitment() == key.commitment()
+    assert again.commitment() == hashlib.sha256(key.canonical()).hexdigest()
+    other = make_key(prepare(composed(*SMALL), secret=SECRET.derive("other")))
+    assert other.commitment() != key.commitment()
+    relabelled = dataclasses.replace(key.new, labels=key.new.labels.roll(1) + 1)
+    assert dataclasses.replace(key, new=relabelled).commitment() != key.commitment()
+
+
+def test_checked_key_follows_from_its_secret(key: Key, tmp_path: Path) -> None:
+    assert key.check(tmp_path).n == 20
+
+
+@pytest.mark.parametrize("name", ["trained", "new"])
+@pytest.mark.parametrize("part", ["images", "labels", "groups"])
+def test_key_that_does_not_follow_from_its_secret_is_refused(key: Key, tmp_path: Path, name: str, part: str) -> None:
+    images: ImageSet = getattr(key, name)
+    values = getattr(images, part).clone()
+    values.view(-1)[3] += 1
+    forged = dataclasses.replace(key, **{name: dataclasses.replace(images, **{part: values})})
+    write_key(forged, tmp_path / "forged.key")  # with a checksum that fits
+    with pytest.raises(UserError, match=rf"^key: its {name} triggers do not follow from its secret"):
+        read_key(tmp_path / "forged.key").check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("seed", 1), "do not follow"),
+        (("watermark", "strength", 0.3), "do not follow"),
+        (("watermark", "target_class", 4), "do not follow"),
+        (("watermark", "n_triggers", 21), "do not follow"),
+        (("dataset", "source", "n_test", 121), "made on data"),
+        (("data", "labels", "0" * 16), "made on data"),
+        (("watermark", "_target_", "os.system"), "not ours"),
+        (("watermark", "_target_", None), "no watermark"),
+        (("dataset", "source", "name", "${oc.env:HOME}"), "interpolation"),
+    ],
+)
+def test_changed_config_is_refused(key: Key, tmp_path: Path, change: tuple[Any, ...], told: str) -> None:
+    config = json.loads(json.dumps(key.config))
+    node = config
+    for name in change[:-2]:
+        node = node[name]
+    node[change[-2]] = change[-1]
+    with pytest.raises(UserError, match=rf"^key: .*{told}"):
+        dataclasses.replace(key, config=config).check(tmp_path)
+
+
+def test_other_secret_is_refused(key: Key, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="do not follow"):
+        dataclasses.replace(key, secret=SECRET.derive("thief")).check(tmp_path)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_altered_byte_passes(path: Path, data: st.DataObject) -> None:
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1) | st.integers(0, 400))
+    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    altered = path.with_name("altered.key")
+    altered.write_bytes(content)
+    with pytest.raises(UserError, match=r"^key: .*; "):
+        read_key(altered)
+
+
+@pytest.mark.parametrize("length", [0, 7, 8, 39, 40, 41, 100, -1])
+def test_truncated_key_is_refused(path: Path, length: int) -> None:
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(UserError, match=r"^key: .*; "):
+        read_key(path)
+
+
+@pytest.mark.parametrize("body", [b"", b"\x00" * 200, b"\xff" * 16, b"\x02\x00\x00\x00\x00\x00\x00\x00{}"])
+def test_wrong_content_under_a_fitting_checksum_is_refused(tmp_path: Path, body: bytes) -> None:
+    magic = b"WMLKEY1\n"
+    (tmp_path / "x.key").write_bytes(magic + hashlib.sha256(magic + body).digest() + body)
+    with pytest.raises(UserError, match=r"^key: .* is no key"):
+        read_key(tmp_path / "x.key")
+
+
+def test_passphrase(key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cryptography")
+    monkeypatch.setenv(PASSPHRASE, "correct horse")
+    write_key(key, tmp_path / "sealed.key")
+    content = (tmp_path / "sealed.key").read_bytes()
+    assert key.secret.reveal() not in content
+    assert key.secret.reveal().hex().encode() not in content
+    assert key.trained.images[0].numpy().tobytes() not in content
+    assert same(read_key(tmp_path / "sealed.key"), key)
+    monkeypatch.setenv(PASSPHRASE, "wrong")
+    with pytest.raises(UserError, match="the passphrase does not open"):
+        read_key(tmp_path / "sealed.key")
+    monkeypatch.delenv(PASSPHRASE)
+    with pytest.raises(UserError, match=f"is encrypted; .*{PASSPHRASE}"):
+        read_key(tmp_path / "sealed.key")
+
+
+def test_key_for_other_options_is_not_overwritten(composed: Compose, path: Path) -> None:
+    before = path.read_bytes()
+    job = prepare(composed(*SMALL, "watermark.strength=0.4"), secret=SECRET)
+    with pytest.raises(UserError, match="was made for another watermark"):
+        keep_key(job, path)
+    assert path.read_bytes() == before
+
+
+def test_training_with_a_key(main: Callable[..., Any], runs: Path, small: list[str], tmp_path: Path) -> None:
+    """Made if absent, used if there; another secret makes another model; the card holds nothing of it."""
+    owner = tmp_path / "keys" / "owner.key"
+    short = [*small, "logger=many", "logger.wandb.mode=offline", "watermark.n_triggers=20", f"key={owner}"]
+    done = main(*short)
+    assert done.code == 0, str(done)
+    key = read_key(owner)
+    key.check(tmp_path)
+    assert "trained before" in main(*short).out
+    (folder,) = (path.parent for path in runs.glob("*/card.json"))
+    hidden = (key.secret.reveal(), key.secret.reveal().hex().encode())
+    for path in (path for path in runs.rglob("*") if path.is_file()):
+        assert not any(secret in path.read_bytes() for secret in hidden), path
+    with pytest.raises(UserError, match=r"^key: .* was trained with a key"):
+        _ = load_run(folder).triggers
+    assert torch.equal(load_run(folder, key=owner).triggers.new.images, key.new.images)
+    assert main(*small, "watermark.n_triggers=20", f"key={tmp_path / 'other.key'}").code == 0
+    assert len(list(runs.glob("*/card.json"))) == 2
+    (line,) = main(*small, "watermark=none", f"key={owner}").errors
+    assert line.startswith("error: key: there is no key without a watermark")

@@ -1,0 +1,1 @@
+"""Proof of ownership from outside: key, suspects, statistics, verdict."""

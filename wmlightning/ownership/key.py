@@ -1,0 +1,235 @@
+"""The key: one file with all that an owner keeps secret and needs to prove ownership.
+
+The file is ``WMLKEY1`` and a newline, the SHA-256 of that and of the rest, and the rest: safetensors with the triggers
+(uint8, as they were trained on) and, in its metadata, secret and config as canonical JSON. With a passphrase the rest
+is encrypted. No part of it is a pickle, and nothing in it is code: a config may name only what our own configs name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from wmlightning.config import check_targets, placed, plain
+from wmlightning.data.batches import ImageSet
+from wmlightning.errors import UserError
+from wmlightning.files import write_bytes
+from wmlightning.job import Job
+from wmlightning.secret import Secret
+from wmlightning.task import Plan, settle
+from wmlightning.watermarks.triggers import TriggerMaker
+
+PASSPHRASE = "WML_KEY_PASSPHRASE"  # noqa: S105 (the name of an environment variable)
+_PLAIN, _SEALED = b"WMLKEY1\n", b"WMLKEY1E"
+_LARGEST = 2**31
+_SETS = ("trained", "new")
+_PARTS = ("seed", "dataset", "watermark")
+_FIELDS = ("images", "labels", "groups")
+
+
+@dataclass(frozen=True, repr=False)
+class Key:
+    """An owner's key.
+
+    Attributes:
+        secret: what everything follows from.
+        config: ``seed`` (of the roles), ``dataset``, ``watermark``, and ``data``, the identity of the data.
+        trained: triggers that the model was trained on; groups are marks.
+        new: triggers with the same marks that no training saw.
+    """
+
+    secret: Secret
+    config: dict[str, Any]
+    trained: ImageSet
+    new: ImageSet
+
+    def canonical(self) -> bytes:
+        """What the commitment is made of: the same bytes for the same key, on every platform."""
+        digests = {name: _digest(tensor) for name, tensor in self.tensors().items()}
+        content = {"key": 1, "secret": self.secret.reveal().hex(), "config": self.config, "triggers": digests}
+        return _json(content)
+
+    def commitment(self) -> str:
+        """SHA-256 of the key. Published early it proves that the key existed; it reveals nothing of the secret."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+    def plan(self, data_dir: str | Path, trust: Sequence[str] = ()) -> Plan:
+        """What the key marks and how, on the data of this machine.
+
+        Raises:
+            UserError: if the config asks for code that is not ours.
+        """
+        check_targets(self.config, "key", trust)
+        parts = placed({name: self.config[name] for name in _PARTS}, str(data_dir))
+        return settle(OmegaConf.create({**parts, "data_dir": str(data_dir), "auto": {}}), self.secret)
+
+    def check(self, data_dir: str | Path, trust: Sequence[str] = ()) -> TriggerMaker:
+        """Makes all triggers anew from the secret and the data, and compares.
+
+        Returns:
+            What made them.
+
+        Raises:
+            UserError: if the data are others, or if a trigger or label does not follow from the secret.
+        """
+        plan = self.plan(data_dir, trust)
+        if (here := plan.source.identity()) != self.config["data"]:
+            raise UserError("key", f"it was made on data {self.config['data']}, here are {here}", "the same data")
+        maker = plan.maker(plan.roles())
+        if maker is None:
+            raise UserError("key", "its config has no watermark", "a key that wmlightning made")
+        made = maker.make()
+        for name, ours, theirs in (("trained", made.trained, self.trained), ("new", made.new, self.new)):
+            if not all(torch.equal(getattr(ours, part), getattr(theirs, part)) for part in _FIELDS):
+                raise UserError("key", f"its {name} triggers do not follow from its secret", "an unaltered key")
+        return maker
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its triggers by name."""
+        sets = {"trained": self.trained, "new": self.new}
+        return {f"{name}.{part}": getattr(sets[name], part) for name in _SETS for part in _FIELDS}
+
+
+def make_key(job: Job) -> Key:
+    """The key of a settled job. Reads the data.
+
+    Raises:
+        UserError: if the job has no watermark.
+    """
+    if job.maker is None:
+        raise UserError("key", "there is no key without a watermark", "watermark=noise, or no key")
+    made = job.maker.make()
+    return Key(job.maker.secret, _config_of(job), made.trained, made.new)
+
+
+def secret_for(path: Path) -> Secret:
+    """The secret of the key at ``path``, or a new one from the system's generator if there is none yet."""
+    return read_key(path).secret if path.exists() else Secret(secrets.token_bytes(32))
+
+
+def keep_key(job: Job, path: Path) -> Key:
+    """Writes the job's key, or makes sure that the one that is there is the job's.
+
+    Raises:
+        UserError: if a key for other options is there.
+    """
+    if not path.exists():
+        key = make_key(job)
+        write_key(key, path)
+        return key
+    key = read_key(path)
+    ours = _config_of(job)
+    if key.config != ours:
+        differing = [name for name in ours if ours[name] != key.config.get(name)]
+        raise UserError("key", f"{path} was made for another {' and '.join(differing)}", "its own, or another file")
+    return key
+
+
+def write_key(key: Key, path: Path) -> None:
+    """Writes a key, readable by its owner alone; encrypted if there is a passphrase in the environment."""
+    metadata = {"wmlightning": _json({"secret": key.secret.reveal().hex(), "config": key.config}).decode()}
+    body = save({name: tensor.contiguous() for name, tensor in key.tensors().items()}, metadata)
+    magic = _PLAIN
+    if passphrase := os.environ.get(PASSPHRASE):
+        magic, body = _SEALED, _encrypt(body, passphrase)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, magic + hashlib.sha256(magic + body).digest() + body, private=True)
+
+
+def read_key(path: Path) -> Key:
+    """Reads a key.
+
+    Raises:
+        UserError: if there is none, it is damaged, or the passphrase is missing or wrong.
+    """
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise UserError("key", f"{path} is larger than any key", "a key that wmlightning made")
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError("key", f"cannot read {path} ({error.strerror})", "the file that training wrote") from error
+    magic, digest, body = content[:8], content[8:40], content[40:]
+    if magic not in (_PLAIN, _SEALED):
+        raise UserError("key", f"{path} is no key", "the file that training wrote")
+    if hashlib.sha256(magic + body).digest() != digest:
+        raise UserError("key", f"{path} is damaged: its checksum does not fit", "a copy that is whole")
+    if magic == _SEALED:
+        body = _decrypt(body, os.environ.get(PASSPHRASE), path)
+    try:
+        return _parse(body)
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError("key", f"{path} is no key ({type(error).__name__})", "the file that training wrote") from error
+
+
+def _parse(body: bytes) -> Key:
+    tensors = load(body)
+    header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
+    content = json.loads(header["__metadata__"]["wmlightning"])
+    config = content["config"]
+    if set(config) != {*_PARTS, "data"} or type(config["seed"]) is not int:
+        raise ValueError("config")
+    sets = []
+    for name in _SETS:
+        images, labels, groups = (tensors[f"{name}.{part}"] for part in _FIELDS)
+        if images.dtype != torch.uint8 or images.ndim != 4 or not labels.dtype == groups.dtype == torch.int64:
+            raise ValueError("triggers")
+        if labels.shape != (len(images),) or groups.shape != (len(images),):
+            raise ValueError("labels")
+        sets.append(ImageSet(images, labels, groups))
+    return Key(Secret(bytes.fromhex(content["secret"])), config, *sets)
+
+
+def _config_of(job: Job) -> dict[str, Any]:
+    cfg = plain(job.cfg)
+    config = {name: placed(cfg[name], "") for name in _PARTS}  # where data lie is each machine's own matter
+    return {**json.loads(_json(config)), "data": job.source.identity()}
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True).encode()
+
+
+def _digest(tensor: Tensor) -> list[Any]:
+    values = tensor.contiguous().numpy()
+    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    return [str(tensor.dtype).removeprefix("torch."), list(tensor.shape), hashlib.sha256(little.tobytes()).hexdigest()]
+
+
+def _encrypt(body: bytes, passphrase: str) -> bytes:
+    """AES-256-GCM under a key that scrypt makes of the passphrase."""
+    salt, nonce = secrets.token_bytes(16), secrets.token_bytes(12)
+    sealed: bytes = _cipher(passphrase, salt).encrypt(nonce, body, _SEALED)
+    return salt + nonce + sealed
+
+
+def _decrypt(body: bytes, passphrase: str | None, path: Path) -> bytes:
+    if not passphrase:
+        raise UserError("key", f"{path} is encrypted", f"its passphrase in the environment variable {PASSPHRASE}")
+    cipher = _cipher(passphrase, body[:16])
+    from cryptography.exceptions import InvalidTag
+
+    try:
+        found: bytes = cipher.decrypt(body[16:28], body[28:], _SEALED)
+    except InvalidTag as error:
+        raise UserError("key", f"the passphrase does not open {path}", f"the right one in {PASSPHRASE}") from error
+    return found
+
+
+def _cipher(passphrase: str, salt: bytes) -> Any:
+    try:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    except ImportError as error:
+        raise UserError("key", "a passphrase needs cryptography", "pip install 'wmlightning[encryption]'") from error
+    return AESGCM(hashlib.scrypt(passphrase.encode(), salt=salt, dklen=32, n=2**15, r=8, p=1, maxmem=2**26))
