@@ -1,0 +1,59 @@
+"""Publishing a commitment, and holding a key against it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from tests.ownership.test_key import SECRET, SMALL
+from wmlightning.job import prepare
+from wmlightning.ownership.__main__ import main
+from wmlightning.ownership.key import make_key, write_key
+
+
+@pytest.fixture
+def owner(composed: Callable[..., DictConfig], tmp_path: Path) -> Path:
+    write_key(make_key(prepare(composed(*SMALL), secret=SECRET)), tmp_path / "owner.key")
+    return tmp_path / "owner.key"
+
+
+def test_commit_and_check(owner: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    published = owner.with_suffix(".commitment.json")
+    assert main(["commit", str(owner)]) == 0
+    text = published.read_text()
+    assert SECRET.reveal().hex() not in text
+    assert set(json.loads(text)) == {"kind", "schema", "of", "sha256", "made"}
+    assert json.loads(text)["sha256"] in capsys.readouterr().out
+    assert main(["commit", str(owner)]) == 0
+    assert published.read_text() == text, "the time of the first stays"
+    assert main(["check", str(owner), "--commitment", str(published)]) == 0
+    assert "every trigger follows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "is no commitment"),
+        ("[]", "is no commitment"),
+        ('{"kind": "commitment", "schema": 9, "sha256": ""}', "has schema 9"),
+        ('{"kind": "commitment", "schema": 1, "sha256": "00"}', "is to another key"),
+    ],
+)
+def test_odd_commitments(owner: Path, capsys: pytest.CaptureFixture[str], content: str, told: str) -> None:
+    published = owner.with_suffix(".commitment.json")
+    published.write_text(content)
+    for command in (["commit", str(owner)], ["check", str(owner), "--commitment", str(published)]):
+        assert main(command) == 1
+        line = capsys.readouterr().err
+        assert line.startswith("error: commitment: ")
+        assert told in line
+    assert published.read_text() == content
+
+
+def test_no_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(tmp_path / "no.key")]) == 1
+    assert capsys.readouterr().err.startswith("error: key: cannot read ")
