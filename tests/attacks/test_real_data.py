@@ -1,4 +1,4 @@
-"""Attacks on real data: what pruning and a large learning rate do to a watermark, and that each model is trained once."""
+"""Attacks on real data: what pruning and a large learning rate do to a watermark; each model is trained once."""
 
 from __future__ import annotations
 
