@@ -319,3 +319,16 @@ def test_loading_needs_no_place_to_write(victim_folder: Path, tmp_path: Path) ->
         assert len(load_run(folder).triggers.trained) == 60
     finally:
         os.chmod(folder.parent, 0o755)  # noqa: PTH101
+
+
+# -- the attacker's own data -----------------------------------------------------------------------------------------
+
+
+def test_images_of_another_task_with_the_victims_labels(main: Command, copied: Path) -> None:
+    short = ("attack.finetune.epochs=1", "attack.finetune.learning_rates=[0.01]", "attack.finetune.labels=victim")
+    done = main(*TASK, "attack=finetune", *short, "attacker.data=mnist5k", "attacker.n=150")
+    assert done.code == 0, str(done)
+    card = card_of(copied, "finetune")
+    assert card["data"]["attacker"] == 150
+    assert [(row["images"], row["queries"]) for row in card["curve"]] == [(150, 150)]
+    assert card["identity"]["attacker"]["data"]["name"] == "mnist5k"

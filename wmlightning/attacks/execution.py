@@ -210,19 +210,20 @@ def carry_out(assault: Assault, scene: Callable[[], Scene], force: bool) -> tupl
         here = scene()
         before = digest(here.network)
         with _reproducible(role_seed(here.job.cfg.attacker.seed, "attack", 1), here.arithmetic.device):
+            stolen = here.stolen(assault)
+            n_images = len(stolen.images)
             if isinstance(assault.attack, RemovalAttack):
-                found = _remove(assault, assault.attack, here)
+                found = _remove(assault, assault.attack, here, stolen)
             else:
-                found = _detect(assault, assault.attack, here)
+                found = _detect(assault, assault.attack, here, stolen)
         if digest(here.network) != before:
             raise RuntimeError(f"attack {assault.name} changed its victim: it must work on copies")
-        card = {**_card(assault, here), **found}
+        card = {**_card(assault, here, n_images), **found}
         write_card(assault.folder, card)
     return card, False
 
 
-def _remove(assault: Assault, attack: RemovalAttack, scene: Scene) -> dict[str, Any]:
-    stolen = scene.stolen(assault)
+def _remove(assault: Assault, attack: RemovalAttack, scene: Scene, stolen: Stolen) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     judging = spent = 0.0
     started = time.monotonic()
@@ -274,9 +275,9 @@ def _headline(rows: list[dict[str, Any]], victim: dict[str, float]) -> dict[str,
     return {**best["metrics"], "attack/strength": best["strength"], "attack/epochs": best["epochs"]}
 
 
-def _detect(assault: Assault, attack: DetectionAttack, scene: Scene) -> dict[str, Any]:
+def _detect(assault: Assault, attack: DetectionAttack, scene: Scene, stolen: Stolen) -> dict[str, Any]:
     started = time.monotonic()
-    recovered = attack.run(scene.stolen(assault))
+    recovered = attack.run(stolen)
     seconds = time.monotonic() - started
     unmarked = scene.unmarked()
     twin = attack.run(scene.stolen(assault, unmarked)) if unmarked is not None else None
@@ -303,7 +304,7 @@ def _detect(assault: Assault, attack: DetectionAttack, scene: Scene) -> dict[str
     }
 
 
-def _card(assault: Assault, scene: Scene) -> dict[str, Any]:
+def _card(assault: Assault, scene: Scene, n_images: int) -> dict[str, Any]:
     job = scene.job
     cfg = plain(job.cfg)
     names = ("seed", "dataset", "watermark", "model", "recipe", "trainer", "tags", "attacker", "judge")
@@ -319,7 +320,7 @@ def _card(assault: Assault, scene: Scene) -> dict[str, Any]:
             "fingerprint": assault.victim.fingerprint,
             "metrics": scene.victim_metrics,
         },
-        "data": {**job.source.identity(), "attacker": len(job.roles.attacker), "judge": len(job.roles.judge)},
+        "data": {**job.source.identity(), "attacker": n_images, "judge": len(job.roles.judge)},
         "seed": job.seed,
         "device": job.device,
         "threads": torch.get_num_threads(),
