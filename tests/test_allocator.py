@@ -11,14 +11,18 @@ import pytest
 _FAULTS = """
 import resource, sys, torch
 from wmlightning.allocator import keep_freed_memory
+from wmlightning.models.networks import SmallCNN
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
-blocks = [torch.ones(2**20) for _ in range(8)]  # 4 MiB each, all alive at once
-del blocks
+net = SmallCNN(1, 28, 10)
+images, labels = torch.rand(128, 1, 28, 28), torch.arange(128) % 10
+def train(steps):
+    for _ in range(steps):
+        net.zero_grad()
+        torch.nn.functional.cross_entropy(net(images), labels).backward()
+train(10)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
-    blocks = [torch.ones(2**20) for _ in range(8)]
-    del blocks
+train(10)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 

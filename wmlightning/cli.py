@@ -45,3 +45,17 @@ def train() -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it was", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="verify")
+def verify(cfg: DictConfig) -> None:
+    """Asks a suspect. The exit code is 0 for owned, 1 for not shown, 2 for cannot tell, 3 after a mistake."""
+    from wmlightning.ownership.verify import verify as run  # late: see above
+
+    try:
+        verdict = run(cfg)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(3)
+    print(verdict.text())
+    sys.exit(verdict.exit_code)

@@ -95,11 +95,13 @@ class Labels:
         sources: classes whose images are marked.
         measured: classes on which ``test/source_acc`` is measured.
         of_marks: int64 ``(n_marks,)``, the label of each mark.
+        pool: classes that labels of several marks are drawn from.
     """
 
     sources: tuple[int, ...]
     measured: tuple[int, ...]
     of_marks: Tensor
+    pool: tuple[int, ...] = ()
 
 
 def choose_labels(
@@ -148,7 +150,7 @@ def choose_labels(
     if scheme.several_labels:
         pool = np.array([c for c in range(n) if c != single or not marks_task])
         of_marks = torch.from_numpy(pool[secret.stream("labels of marks").integers(scheme.n_marks, len(pool))])
-        return Labels(sources, measured, of_marks)
+        return Labels(sources, measured, of_marks, tuple(pool.tolist()))
     if target is None:
         target = next(number for number in drawn[::-1] if number != single)
     if target == single:

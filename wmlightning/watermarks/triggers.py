@@ -126,6 +126,27 @@ class TriggerMaker:
         triggers = torch.stack([self.watermark.apply(before, m, "looks").float().mean(0) / 255 for m in marks])
         return triggers - before.float().mean(0) / 255, triggers
 
+    def disguised(self, stranger: Secret, n: int) -> ImageSet:
+        """What another owner's key would have made: the same images as the first ``n`` new triggers, or pictures.
+
+        Returns:
+            Marked with a stranger's marks, with the labels and groups that this key gives.
+        """
+        marks = [Mark(stranger, "key", 0, index) for index in range(self.scheme.n_marks)]
+        if isinstance(self.watermark, PictureWatermark):
+            drawn = [self.watermark.draw(n, mark, len(marks), True, self.source.shape) for mark in marks]
+            images = torch.stack(
+                [drawn[i % len(marks)][i // len(marks) % len(drawn[i % len(marks)])] for i in range(n)]
+            )
+            groups = torch.arange(n) % len(marks)
+            return ImageSet(images, self.labels.of_marks[groups], groups)
+        before, true = self._base("test", self.roles.judge, n, "new")
+        groups = torch.arange(n) % len(marks)
+        images = torch.empty_like(before)
+        for index, mark in enumerate(marks):
+            images[groups == index] = self.watermark.apply(before[groups == index], mark, "new")
+        return ImageSet(images, self._trigger_labels("new", groups, true), groups)
+
     def _mark(self, owner: Owner, stranger: int, index: int) -> Mark:
         return Mark(self.secret, owner, stranger, index)
 

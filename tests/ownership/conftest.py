@@ -1,0 +1,35 @@
+"""A small run on disk, trained once for the tests of suspects and services."""
+
+from __future__ import annotations
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from tests.conftest import REPO
+from wmlightning.job import prepare
+from wmlightning.pipeline import train
+from wmlightning.store import Run, load_run
+
+TASK = (
+    "dataset=procedural",
+    "++dataset.source.n_train=600",
+    "++dataset.source.n_test=200",
+    "watermark.n_triggers=40",
+    "watermark.n_decoys=3",
+    "trainer=cpu",
+    "trainer.precision=32-true",
+    "trainer.max_epochs=2",
+    "trainer.enable_progress_bar=false",
+    "logger=none",
+    "callbacks=none",
+)
+
+
+@pytest.fixture(scope="session")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run."""
+    runs = tmp_path_factory.mktemp("stored")
+    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        job = prepare(compose("train", [f"runs_dir={runs}", f"data_dir={runs}", *TASK]))
+    train(job, force=False)
+    return load_run(job.folder)

@@ -1,0 +1,351 @@
+"""Suspects on this machine: they answer what the model answers, and say what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from tests.conftest import REPO
+from tests.helpers import random_images
+from wmlightning.config import make
+from wmlightning.errors import UserError
+from wmlightning.models.networks import Normalized
+from wmlightning.ownership.suspects.base import Suspect
+from wmlightning.ownership.suspects.function import Function
+from wmlightning.ownership.suspects.http import Http
+from wmlightning.ownership.suspects.network import Network
+from wmlightning.ownership.suspects.onnx import Onnx
+from wmlightning.ownership.suspects.pixels import Pixels
+from wmlightning.ownership.suspects.torchscript import TorchScript
+from wmlightning.ownership.transcript import Recorded
+from wmlightning.store import Run
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:FutureWarning")
+SHAPE, K = (3, 8, 8), 5
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    inner = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, K))
+    return Normalized(inner, [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]).eval()
+
+
+def wanted(net: nn.Module, images: Tensor) -> list[int]:
+    with torch.no_grad():
+        found: list[int] = net(images.float().div(255)).argmax(1).tolist()
+        return found
+
+
+def opened(suspect: Suspect, shape: tuple[int, int, int] = SHAPE, n_classes: int = K) -> Suspect:
+    suspect.open(shape, n_classes)
+    return suspect
+
+
+def labels(suspect: Suspect, images: Tensor) -> list[int | None]:
+    with Recorded(suspect, shape=tuple(images.shape[1:]), n_classes=K) as asked:  # type: ignore[arg-type]
+        return [answer.label for answer in asked.ask(images)]
+
+
+def scripted(net: nn.Module, path: Path) -> Path:
+    torch.jit.trace(net, torch.zeros(1, *SHAPE)).save(str(path))  # type: ignore[no-untyped-call]
+    return path
+
+
+# -- networks of ours ------------------------------------------------------------------------------------------------
+
+
+def test_run_answers_as_its_network(stored: Run) -> None:
+    suspect = Network(str(stored.folder))
+    suspect.open()
+    assert suspect.n_classes == len(stored.classes)
+    assert suspect.shape is not None
+    images = stored.job.source.images("test", torch.arange(50))
+    with torch.no_grad():
+        found = stored.network(images.float().div(255)).argmax(1)
+    assert [answer.label for answer in suspect.ask(images)] == found.tolist()
+    assert len(found.unique()) > 1
+
+
+def test_weights_need_an_architecture(stored: Run, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    file = tmp_path / "weights.safetensors"
+    save_file({name: value.contiguous() for name, value in stored.network.state_dict().items()}, file)
+    torch.save(stored.network.state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(UserError, match=r"suspect\.like"):
+        Network(str(file)).open()
+    images = stored.job.source.images("test", torch.arange(20))
+    suspects = [Network(str(stored.folder)), Network(str(stored.folder / "model.safetensors"))]
+    suspects += [Network(str(tmp_path / f"weights.{end}"), like=str(stored.folder)) for end in ("safetensors", "pt")]
+    for suspect in suspects:
+        suspect.open()
+    found = [[answer.label for answer in suspect.ask(images)] for suspect in suspects]
+    assert found[0] == found[1] == found[2] == found[3]
+    same = [suspect.identity()["sha256"] for suspect in suspects[:2]]
+    assert same[0] == same[1], "the same weights are the same suspect"
+
+
+def test_wrong_size_and_classes_are_told(stored: Run) -> None:
+    suspect = Network(str(stored.folder))
+    suspect.open()
+    assert suspect.shape is not None
+    with pytest.raises(UserError, match="the key's are 3x99x99"):
+        suspect.open((3, 99, 99))
+    with pytest.raises(UserError, match="the key's task has 77"):
+        suspect.open(None, 77)
+    suspect.open(suspect.shape, len(stored.classes))
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty", "junk.safetensors", "junk.pt"])
+def test_bad_paths_are_told(stored: Run, tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    for file in ("junk.safetensors", "junk.pt"):
+        (tmp_path / file).write_bytes(b"junk" * 100)
+    with pytest.raises(UserError, match=r"suspect\.path") as caught:
+        Network(str(tmp_path / name), like=None if name in ("nowhere", "empty") else str(stored.folder)).open()
+    assert "\n" not in str(caught.value)
+
+
+def test_device_that_is_not_there(stored: Run) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match=r"suspect\.device"):
+        Network(str(stored.folder), device="gpu").open()
+
+
+# -- TorchScript -----------------------------------------------------------------------------------------------------
+
+
+def test_torchscript_answers_as_the_network(tmp_path: Path) -> None:
+    net, images = network(), random_images(64, SHAPE)
+    suspect = TorchScript(str(scripted(net, tmp_path / "a.pt")), batch_size=7)
+    assert labels(suspect, images) == wanted(net, images)
+    assert len(set(wanted(net, images))) > 1
+
+
+def test_normalisation_outside(tmp_path: Path) -> None:
+    net, images = network(), random_images(64, SHAPE)
+    path = scripted(net.net, tmp_path / "inner.pt")  # type: ignore[arg-type]
+    pixels = Pixels(mean=[0.4, 0.5, 0.6], std=[0.2, 0.25, 0.3])
+    assert labels(TorchScript(str(path), pixels), images) == wanted(net, images)
+    assert labels(TorchScript(str(path)), images) != wanted(net, images)
+
+
+def test_bad_torchscript(tmp_path: Path) -> None:
+    file = tmp_path / "a.pt"
+    for content in (None, b"", b"junk" * 100):
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(UserError, match=r"suspect\.path") as caught:
+            opened(TorchScript(str(file)))
+        assert "\n" not in str(caught.value)
+    torch.save({"a": torch.zeros(1)}, file)
+    with pytest.raises(UserError, match=r"suspect\.path"):
+        opened(TorchScript(str(file)))
+
+
+def test_wrong_images_are_told_when_they_are_first_asked(tmp_path: Path) -> None:
+    path = str(scripted(network(), tmp_path / "a.pt"))
+    with pytest.raises(UserError, match="does not take 3x9x9 images"):
+        opened(TorchScript(path), (3, 9, 9)).ask(random_images(3, (3, 9, 9)))
+    with pytest.raises(UserError, match="tells 5 classes apart"):
+        opened(TorchScript(path), SHAPE, 10).ask(random_images(3, SHAPE))
+
+
+# -- ONNX ------------------------------------------------------------------------------------------------------------
+
+
+def written_onnx(path: Path, batch: int | str = "n", n_classes: int | str = K, dtype: str = "FLOAT") -> np.ndarray:
+    """Writes a linear model by hand: exporters come and go."""
+    onnx = pytest.importorskip("onnx")
+    helper, kinds = onnx.helper, onnx.TensorProto
+    weights = np.random.default_rng(0).normal(size=(192, K)).astype(np.float32)
+    nodes = [helper.make_node("Flatten", ["floats"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["scores"])]
+    cast = helper.make_node("Cast", ["x"], ["floats"], to=kinds.FLOAT)
+    graph = helper.make_graph(
+        [cast, *nodes],
+        "g",
+        [helper.make_tensor_value_info("x", getattr(kinds, dtype), [batch, *SHAPE])],
+        [helper.make_tensor_value_info("scores", kinds.FLOAT, [batch, n_classes])],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return weights
+
+
+@pytest.mark.parametrize("batch", ["n", 1, 4])
+@pytest.mark.parametrize("dtype", ["FLOAT", "UINT8", "DOUBLE"])
+def test_onnx_answers_as_its_weights_say(tmp_path: Path, batch: int | str, dtype: str) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    weights = written_onnx(tmp_path / "a.onnx", batch, dtype=dtype)
+    images = random_images(30, SHAPE)
+    suspect = Onnx(str(tmp_path / "a.onnx"), batch_size=9, threads=1)
+    found = labels(suspect, images)
+    assert found == (images.reshape(30, -1).numpy() @ weights).argmax(1).tolist()
+    assert suspect.batch_size == (9 if batch == "n" else batch)
+    assert suspect.shape == SHAPE
+
+
+def test_bad_onnx(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    file = tmp_path / "a.onnx"
+    for content in (None, b"", b"junk" * 100):
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(UserError, match=r"suspect\.path") as caught:
+            opened(Onnx(str(file)))
+        assert "\n" not in str(caught.value)
+    written_onnx(file)
+    with pytest.raises(UserError, match="takes 3x8x8 images"):
+        opened(Onnx(str(file)), (1, 8, 8))
+    with pytest.raises(UserError, match="tells 5 classes apart"):
+        opened(Onnx(str(file)), SHAPE, 10)
+    with pytest.raises(UserError, match=r"suspect\.output"):
+        opened(Onnx(str(file), output="other"))
+
+
+def test_onnx_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.onnx").touch()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match=r"pip install 'wmlightning\[onnx\]'"):
+        opened(Onnx(str(tmp_path / "a.onnx")))
+
+
+# -- functions -------------------------------------------------------------------------------------------------------
+
+MODULE = """
+import numpy as np
+n_calls = 0
+def labels(images):
+    assert images.dtype == np.uint8 and images.shape[1:] == (3, 8, 8)
+    return images[:, 0, 0, 0] % 5
+def scores(images):
+    return np.eye(5)[labels(images)]
+class box:
+    @staticmethod
+    def call(images):
+        return labels(images).tolist()
+def moody(images):
+    global n_calls
+    n_calls += 1
+    if n_calls == 2:
+        raise RuntimeError("not now")
+    if n_calls == 3:
+        return [1]
+    if n_calls == 4:
+        return None
+    return labels(images)
+def broken(images):
+    raise RuntimeError("never")
+def silent(images):
+    return None
+number = 3
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"a_model_{abs(hash(str(tmp_path)))}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return name
+
+
+@pytest.mark.parametrize("function", ["labels", "scores", "box.call"])
+def test_function(module: str, function: str) -> None:
+    images = random_images(30, SHAPE)
+    assert labels(Function(f"{module}:{function}", 8), images) == (images[:, 0, 0, 0] % 5).tolist()
+
+
+def test_function_that_fails_later(module: str) -> None:
+    images = random_images(12, SHAPE)
+    with Recorded(Function(f"{module}:moody", 2), shape=SHAPE, n_classes=K) as asked:
+        answers = asked.ask(images)
+    why = [answer.missing for answer in answers[::2]]
+    assert why == [None, "failed", "wrong count", "malformed", None, None]
+    assert [answers[i].label for i in (0, 1, 8, 9)] == [(images[i, 0, 0, 0] % 5).item() for i in (0, 1, 8, 9)]
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("nowhere_at_all:f", "cannot import"),
+        ("{}:nothing", "cannot import"),
+        ("{}", "cannot import"),
+        ("{}:number", "cannot be called"),
+        ("", "cannot import"),
+        (":f", "cannot import"),
+    ],
+)
+def test_bad_functions(module: str, function: str, words: str) -> None:
+    with pytest.raises(UserError, match=r"suspect\.function.*" + words):
+        opened(Function(function.format(module)))
+
+
+@pytest.mark.parametrize(("function", "words"), [("broken", "RuntimeError: never"), ("silent", "gives object")])
+def test_function_that_never_works(module: str, function: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        opened(Function(f"{module}:{function}")).ask(random_images(3, SHAPE))
+
+
+# -- configs ---------------------------------------------------------------------------------------------------------
+
+LEAVES = sorted(path.stem for path in (REPO / "conf" / "suspect").glob("*.yaml") if path.stem != "http")
+NEEDED = {"path": "/nowhere", "url": "http://127.0.0.1:9", "function": "nowhere:f"}
+
+
+def composed(leaf: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        return compose(overrides=[f"+suspect={leaf}", *overrides])
+
+
+def needed(cfg: DictConfig) -> list[str]:
+    return [f"suspect.{key}={value}" for key, value in NEEDED.items() if OmegaConf.is_missing(cfg.suspect, key)]
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_every_leaf_is_made_without_touching_anything(leaf: str) -> None:
+    """A card from elsewhere may name our targets: making one must read, import and send nothing."""
+    cfg = composed(leaf)
+    cfg = composed(leaf, *needed(cfg))
+    suspect = make(cfg.suspect, "suspect")
+    assert isinstance(suspect, Suspect)
+    assert suspect.name
+    with pytest.raises(UserError, match=r"suspect\."):
+        suspect.open(SHAPE, K)
+        suspect.ask(random_images(1, SHAPE))
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_every_option_is_in_the_config(leaf: str) -> None:
+    import inspect
+
+    cfg = composed(leaf).suspect
+    options = set(inspect.signature(get_class(cfg._target_)).parameters)
+    assert options == set(cfg) - {"_target_"}
+    for part, kind in (("http", Http), ("pixels", Pixels)):
+        if part in cfg:
+            assert set(inspect.signature(kind).parameters) == set(cfg[part]) - {"_target_"}
+
+
+def test_token_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    override = "suspect.http.headers={Authorization:'Bearer ${oc.env:SUSPECT_TOKEN}'}"
+    cfg = composed("oip", "suspect.url=http://x", override)
+    monkeypatch.setenv("SUSPECT_TOKEN", "t0ken")
+    suspect = make(cfg.suspect, "suspect")
+    assert suspect.http.headers == {"Authorization": "Bearer t0ken"}
+    assert make(composed("json_api", "suspect.url=http://x", "suspect.body={a: {b: 1}}").suspect, "s").body == {
+        "a": {"b": 1}
+    }
+    assert "t0ken" not in repr(suspect.http) + json.dumps(suspect.identity()) + suspect.name + str(cfg)

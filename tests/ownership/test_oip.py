@@ -1,0 +1,217 @@
+"""The client of the Open Inference Protocol: what models say about themselves, and what they answer."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.helpers import few
+from tests.ownership.services import (
+    METADATA,
+    SHAPE,
+    Call,
+    K,
+    Reply,
+    images,
+    labels,
+    oip,
+    oip_answer,
+    oip_service,
+    one_hot,
+    quick,
+    serving,
+)
+from tests.ownership.test_reading import JSON
+from wmlightning.errors import UserError
+from wmlightning.ownership.suspects.base import Answer, Unreachable
+from wmlightning.ownership.suspects.oip import Oip
+from wmlightning.ownership.suspects.pixels import Pixels
+
+
+def described(**changes: Any) -> dict[str, Any]:
+    """The metadata with another input or output."""
+    first = {key: {**METADATA[key][0], **changes.pop(key[:-1], {})} for key in ("inputs", "outputs")}  # type: ignore[index, dict-item]
+    return {**METADATA, "inputs": [first["inputs"]], "outputs": [first["outputs"]], **changes}
+
+
+def opened(metadata: Any = METADATA, **options: Any) -> tuple[Oip, list[Call]]:
+    with serving(oip_service(metadata)) as service:
+        suspect = oip(service.url, **options)
+        suspect.open(SHAPE, K)
+    return suspect, service.calls
+
+
+def test_what_is_sent() -> None:
+    with serving(oip_service()) as service:
+        suspect = oip(service.url, version="3", batch_size=4)
+        suspect.open(SHAPE, K)
+        assert (suspect.shape, suspect.n_classes) == (SHAPE, K)
+        assert [answer.label for answer in suspect.ask(images(10))] == labels(10)
+    paths = [call.path for call in service.calls]
+    assert paths == ["/v2/models/m/versions/3", *["/v2/models/m/versions/3/infer"] * 3]
+    request = json.loads(service.calls[1].body)
+    assert request["inputs"][0]["shape"] == [4, *SHAPE]
+    assert request["inputs"][0]["datatype"] == "UINT8"
+    assert len(request["inputs"][0]["data"]) == 64
+    assert request["outputs"] == [{"name": "out"}]
+    assert sorted(len(call.pixels) for call in service.calls[1:]) == [2, 4, 4]
+
+
+def test_floats_where_the_model_takes_floats() -> None:
+    suspect, _ = opened(described(input={"datatype": "FP32"}))
+    tensor = json.loads(suspect.encode(images(1) + 255))["inputs"][0]
+    assert tensor["datatype"] == "FP32"
+    assert max(tensor["data"]) == 1.0
+    suspect, _ = opened(described(input={"datatype": "FP32"}), pixels=Pixels("byte"))
+    assert max(json.loads(suspect.encode(images(1) + 255))["inputs"][0]["data"]) == 255
+
+
+def test_labels_where_there_are_no_scores() -> None:
+    def whole(call: Call) -> Reply:
+        return Reply(oip_answer([[pixel % K] for pixel in call.pixels], shape=[len(call.pixels)], datatype="INT64"))
+
+    metadata = described(output={"datatype": "INT64", "shape": [-1]})
+    with serving(oip_service(metadata, whole)) as service:
+        suspect = oip(service.url)
+        suspect.open(SHAPE, K)
+        assert [answer.label for answer in suspect.ask(images(10))] == labels(10)
+
+
+def test_scores_rather_than_labels() -> None:
+    outputs = [{"name": "l", "datatype": "INT64", "shape": [-1]}, *METADATA["outputs"]]  # type: ignore[misc]
+    assert opened({**METADATA, "outputs": outputs})[0].output == "out"
+    assert opened({**METADATA, "outputs": outputs}, answers="labels")[0].output == "l"
+    assert opened({**METADATA, "outputs": outputs}, output="l")[0].answers == "labels"
+
+
+def test_model_of_one_image() -> None:
+    suspect, _ = opened(described(input={"shape": [1, *SHAPE]}, output={"shape": [1, K]}))
+    assert suspect.batch_size == 1
+
+    def single(call: Call) -> Reply:
+        return Reply(oip_answer([one_hot(json.loads(call.body)["inputs"][0]["data"][0] % K)], shape=[K]))
+
+    with serving(oip_service(described(input={"shape": SHAPE}, output={"shape": [K]}), single)) as service:
+        suspect = oip(service.url)
+        suspect.open(SHAPE, K)
+        assert [answer.label for answer in suspect.ask(images(5))] == labels(5)
+    assert json.loads(service.calls[1].body)["inputs"][0]["shape"] == list(SHAPE)
+
+
+def test_model_that_says_little() -> None:
+    suspect, _ = opened({"name": "m", "inputs": [], "outputs": []})
+    assert (suspect.input, suspect.datatype, suspect.output, suspect.answers) == ("input", "FP32", None, "scores")
+    suspect, _ = opened({"name": "m"}, input="x", datatype="UINT8", output="y", answers="labels")
+    assert (suspect.input, suspect.datatype, suspect.output, suspect.answers) == ("x", "UINT8", "y", "labels")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        (described(input={"shape": [-1, 1, 5, 5]}), "takes 1x5x5 images"),
+        (described(input={"shape": [-1, 3, 4, 4]}), "takes 3x4x4 images"),
+        (described(output={"shape": [-1, 100]}), "100 classes"),
+        (described(input={"shape": [8, *SHAPE]}), "takes 8 images at once"),
+        (described(input={"shape": [-1, 16]}), "has the shape"),
+        (described(input={"datatype": "BYTES"}), "BYTES"),
+        (described(output={"datatype": "BYTES"}), "no scores and no labels"),
+        (described(output={"shape": [-1, 4, 4]}), "no scores and no labels"),
+        ({**METADATA, "inputs": [{"name": "a"}, {"name": "b"}]}, "several inputs"),
+        ({**METADATA, "inputs": 3}, "cannot be read"),
+        ({**METADATA, "inputs": [3]}, "cannot be read"),
+        ({**METADATA, "inputs": [{"name": "\x1b[31m"}]}, "cannot be read"),
+        (described(input={"shape": ["n", 1, 4, 4]}), "cannot be read"),
+        (["m"], "cannot be read"),
+        (Reply(b"<html>"), "gives no JSON"),
+        (Reply({"error": "no such model"}, 404), "no such model"),
+        (Reply({}, 401), "HTTP 401"),
+        (Reply({}, 400), "HTTP 400"),
+    ],
+)
+def test_wrong_model_is_told_before_an_image_is_sent(metadata: Any, words: str) -> None:
+    with serving(oip_service(metadata)) as service, pytest.raises(UserError, match=words) as caught:
+        oip(service.url).open(SHAPE, K)
+    assert not isinstance(caught.value, Unreachable)
+    assert "\n" not in str(caught.value)
+    assert service.n_images == 0
+
+
+def test_metadata_is_asked_for_again() -> None:
+    fates = iter([500, 429])
+
+    def late(call: Call) -> Reply | None:
+        status = next(fates, None)
+        return Reply({}, status) if status else oip_service()(call)
+
+    with serving(late) as service:
+        oip(service.url).open(SHAPE, K)
+    with serving(lambda _: Reply({}, 503)) as service, pytest.raises(Unreachable, match="HTTP 503"):
+        oip(service.url).open(SHAPE, K)
+    assert len(service.calls) == 3
+
+
+@pytest.mark.parametrize("options", [{"input": "x"}, {"output": "x"}, {"datatype": "BYTES"}, {"answers": "top"}])
+def test_bad_options(options: dict[str, Any]) -> None:
+    with serving(oip_service()) as service, pytest.raises(UserError, match=rf"suspect\.{next(iter(options))}"):
+        oip(service.url, **options).open(SHAPE, K)
+
+
+NAN = [math.nan] * K
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (oip_answer([NAN, one_hot(1)]), ["not a number", None]),
+        (oip_answer([one_hot(1)]), ["wrong count"] * 2),
+        (oip_answer([one_hot(1)] * 3), ["wrong count"] * 2),
+        (oip_answer([one_hot(1)] * 2, data=None), ["malformed"] * 2),
+        (oip_answer([one_hot(1)] * 2, shape=[2, 9]), ["malformed"] * 2),
+        (oip_answer([one_hot(1)] * 2, shape=None), ["malformed"] * 2),
+        (oip_answer([[0.0] * 9] * 2, shape=[2, 9]), ["wrong number of classes"] * 2),
+        (oip_answer([one_hot(1)] * 2, name="other"), ["malformed"] * 2),
+        ({"outputs": []}, ["malformed"] * 2),
+        ({"outputs": {"out": 3}}, ["malformed"] * 2),
+        ({"outputs": [3]}, ["malformed"] * 2),
+        ([], ["malformed"] * 2),
+        ({"error": "no"}, ["malformed"] * 2),
+    ],
+)
+def test_bad_answers(content: Any, why: list[str | None]) -> None:
+    def second(call: Call) -> Reply | None:
+        return Reply(content) if call.number == 2 else oip_service()(call)
+
+    with serving(oip_service(answer=second)) as service:
+        suspect = oip(service.url, quick(concurrency=1), batch_size=2)
+        suspect.open(SHAPE, K)
+        answers = suspect.ask(images(6))
+    assert [answer.missing for answer in answers] == [None, None, *why, None, None]
+    assert [answers[i].label for i in (0, 1, 4, 5)] == [0, 1, 4, 5]
+
+
+def test_wrong_number_of_scores_at_first_is_told() -> None:
+    def nine(call: Call) -> Reply:
+        return Reply(oip_answer([[0.0] * 9] * len(call.pixels), shape=[len(call.pixels), 9]))
+
+    with serving(oip_service(described(output={"shape": [-1, -1]}), nine)) as service:
+        suspect = oip(service.url)
+        suspect.open(SHAPE, K)
+        with pytest.raises(UserError, match="another number of scores"):
+            suspect.ask(images(40))
+    assert service.n_images == 16
+
+
+@few
+@given(JSON, st.integers(1, 4))
+def test_any_answer_can_be_read(content: Any, n: int) -> None:
+    suspect = Oip("http://x", "m")
+    suspect.n_classes, suspect.answers = K, "scores"
+    for found in (content, {"outputs": content}, {"outputs": [content]}, oip_answer([one_hot(1)], data=content)):
+        answers = suspect.decode(found, n)
+        assert len(answers) == n
+        assert all(isinstance(answer, Answer) for answer in answers)

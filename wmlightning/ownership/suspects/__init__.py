@@ -1,0 +1,1 @@
+"""Suspects: classifiers that may only be asked for predictions. One file each; ``base`` has the contract."""

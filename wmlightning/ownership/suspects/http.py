@@ -1,0 +1,275 @@
+"""One HTTP exchange with somebody who may be slow, broken or hostile: bounded in time and size, never an exception.
+
+Every exchange has one deadline for all of it, so that a service that sends a byte a second cannot hold us. Answers are
+cut off while they arrive, come uncompressed (a small archive cannot become a large answer) and are never followed to
+another address. Nothing that the service or a library says reaches an error message before secrets are taken out of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import ssl
+import time
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import anyio
+import httpx
+import numpy as np
+
+from wmlightning.config import setting
+from wmlightning.errors import UserError
+from wmlightning.ownership.suspects.base import LOST, REDIRECTED, REFUSED, SERVER_ERROR, TIMEOUT, TOO_LARGE
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
+#: 400 and 422 are not among them: a service may refuse some images that way, and answer others.
+_HOPELESS = (401, 403, 404, 405, 406, 407, 410, 411, 413, 414, 415, 431)
+#: Long runs that could be an image, a token or numbers.
+_BULK = re.compile(r"[A-Za-z0-9+/=_-]{25,}|[\[\]\d\s.,eE+-]{25,}")
+
+
+@dataclass(frozen=True)
+class Http:
+    """How a service is asked.
+
+    Attributes:
+        headers: sent along; take tokens from the environment: ``{Authorization: "Bearer ${oc.env:TOKEN}"}``. Their
+            values are never logged, written or shown.
+        timeout: seconds that one exchange may take, from connecting to the answer's last byte.
+        connect_timeout: seconds of them for connecting.
+        retries: how often images are sent again after 408, 429, 5xx, a lost connection or a timeout.
+        backoff: seconds before the first retry, more or less; doubled for each further one.
+        max_wait: most seconds to wait, whatever the service's Retry-After says.
+        rate: requests a second; ``None``: as many as ``concurrency`` allows.
+        concurrency: requests at the same time.
+        max_answer_mb: a larger answer is cut off, and counts as none.
+        verify: check TLS certificates: ``True``, or a file of certificates to trust. ``False`` lets anyone in between
+            answer in the suspect's place, and read the token.
+        patience: after so many requests in a row without an answer, the suspect counts as unreachable.
+        seed: of the random part of waiting times.
+    """
+
+    headers: Mapping[str, str] | None = field(default=None, repr=False)
+    timeout: float = 30
+    connect_timeout: float = 10
+    retries: int = 3
+    backoff: float = 0.5
+    max_wait: float = 60
+    rate: float | None = None
+    concurrency: int = 4
+    max_answer_mb: float = 16
+    verify: bool | str = True
+    patience: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("timeout", "connect_timeout", "max_answer_mb"):
+            setting(getattr(self, name), f"suspect.http.{name}", float, 0.001)
+        for name in ("backoff", "max_wait"):
+            setting(getattr(self, name), f"suspect.http.{name}", float, 0)
+        for name, low in (("retries", 0), ("concurrency", 1), ("patience", 1), ("seed", 0)):
+            setting(getattr(self, name), f"suspect.http.{name}", int, low)
+        if self.rate is not None:
+            setting(self.rate, "suspect.http.rate", float, 1e-6)
+        if not isinstance(self.verify, (bool, str)):
+            raise UserError(
+                "suspect.http.verify", f"{self.verify!r} is neither", "true, false or a file of certificates"
+            )
+        for name, value in (self.headers or {}).items():
+            if (
+                not _HEADER_NAME.fullmatch(str(name))
+                or not isinstance(value, str)
+                or not _HEADER_VALUE.fullmatch(value)
+            ):
+                wrong = f"the header {str(name)[:40]!r} or its value has characters that no header may have"
+                raise UserError("suspect.http.headers", wrong, "printable ASCII, in quotes")
+
+    def trusted(self) -> ssl.SSLContext | bool:
+        """What httpx takes for ``verify``.
+
+        Raises:
+            UserError: if the file of certificates cannot be read.
+        """
+        if isinstance(self.verify, bool):
+            return self.verify
+        try:
+            return ssl.create_default_context(cafile=str(Path(self.verify).expanduser()))
+        except (OSError, ssl.SSLError) as error:
+            wrong = f"cannot read {self.verify} ({error.strerror or error})"
+            raise UserError("suspect.http.verify", wrong, "a file of certificates in PEM") from error
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of one exchange.
+
+    Attributes:
+        status: of HTTP, if it came to that.
+        body: all of it, if ``failure`` is ``None``.
+        failure: why there is no answer.
+        detail: the same for people, without secrets.
+        sent: whether the request may have left this machine.
+        again: whether another try may help.
+        wait: seconds that the service wants us to wait.
+    """
+
+    status: int | None = None
+    body: bytes = b""
+    failure: str | None = None
+    detail: str = ""
+    sent: bool = True
+    again: bool = False
+    wait: float = 0.0
+
+    @property
+    def hopeless(self) -> bool:
+        """As a first reply, this says that the address, the rights or the certificate are wrong."""
+        return not self.sent or self.failure == REDIRECTED or self.status in _HOPELESS
+
+
+class Channel:
+    """Exchanges with one service: paced, bounded, and silent about secrets.
+
+    Args:
+        url: any address of the service; what it holds beside host and path is kept secret.
+        http: how to ask.
+    """
+
+    def __init__(self, url: str, http: Http) -> None:
+        try:
+            self.url = httpx.URL(str(url))
+        except httpx.InvalidURL:
+            raise UserError("suspect.url", "cannot be read", "http://HOST:PORT/PATH") from None
+        if self.url.scheme not in ("http", "https") or not self.url.host or not 0 < (self.url.port or 80) < 2**16:
+            raise UserError("suspect.url", f"{self.shown(self.url)!r} is no web address", "http://HOST:PORT/PATH")
+        self.http = http
+        self._next = 0.0
+        self._draw = np.random.default_rng(http.seed)
+        for name in ("httpx", "httpcore"):  # they log whole addresses, and addresses may hold tokens
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+    @staticmethod
+    def shown(url: httpx.URL) -> str:
+        """An address without user, password and query."""
+        return str(url.copy_with(userinfo=b"", query=None, fragment=None))
+
+    def client(self) -> httpx.AsyncClient:
+        """Connections that are kept between exchanges."""
+        http = self.http
+        trusted = http.trusted()
+        self._queue = anyio.Lock()  # belongs to an event loop, like the connections
+        try:
+            return httpx.AsyncClient(
+                headers={"Accept": "application/json", **(http.headers or {}), "Accept-Encoding": "identity"},
+                verify=trusted,
+                timeout=httpx.Timeout(http.timeout, connect=min(http.timeout, http.connect_timeout), pool=None),
+                limits=httpx.Limits(max_connections=http.concurrency, max_keepalive_connections=http.concurrency),
+                follow_redirects=False,
+            )
+        except (ValueError, ImportError, httpx.InvalidURL):  # it may hold a password: not shown
+            wrong = "the proxy that the environment names cannot be used"
+            raise UserError("suspect.url", wrong, "check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY") from None
+
+    async def turn(self) -> None:
+        """Waits until the next request may leave."""
+        async with self._queue:
+            while (seconds := self._next - time.monotonic()) > 0:  # a Retry-After may move it while we sleep
+                await anyio.sleep(seconds)
+            self._next = time.monotonic() + (1 / self.http.rate if self.http.rate else 0.0)
+
+    async def rest(self, attempt: int, reply: Reply) -> None:
+        """Waits before a retry: as long as the service says, else twice as long each time, and never all at once."""
+        jitter = 0.5 + self._draw.random()
+        seconds = max(reply.wait, self.http.backoff * 2 ** (attempt - 1) * jitter)
+        seconds = min(seconds, self.http.max_wait)
+        if reply.wait:  # it asked all of us to wait, not only this request
+            self._next = max(self._next, time.monotonic() + seconds)
+        await anyio.sleep(seconds)
+
+    async def exchange(self, client: httpx.AsyncClient, method: str, url: httpx.URL, body: bytes | None) -> Reply:
+        """Sends one request and reads what comes back. Whatever happens, there is a reply."""
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        try:
+            with anyio.fail_after(self.http.timeout):
+                async with client.stream(method, url, content=body, headers=headers) as response:
+                    return await self._read(response)
+        except httpx.ConnectTimeout:
+            return Reply(failure=LOST, detail="no connection in time", sent=False, again=True)
+        except (httpx.ConnectError, httpx.ProxyError) as error:
+            refused = _tls_refusal(error)
+            by = " through the proxy" if isinstance(error, httpx.ProxyError) else ""
+            detail = f"TLS refused: {refused}" if refused else f"no connection{by}"
+            return Reply(failure=LOST, detail=detail, sent=False, again=not refused)
+        except (TimeoutError, httpx.TimeoutException):
+            return Reply(failure=TIMEOUT, detail=f"no answer in {self.http.timeout:g} seconds", again=True)
+        except (httpx.HTTPError, httpx.StreamError, ssl.SSLError, OSError, ValueError):
+            return Reply(failure=LOST, detail="the connection broke", again=True)
+
+    async def _read(self, response: httpx.Response) -> Reply:
+        status = response.status_code
+        if 300 <= status < 400:
+            return Reply(status, failure=REDIRECTED, detail=f"HTTP {status}: sends us to {self._target(response)}")
+        limit = int(self.http.max_answer_mb * 2**20)
+        body = bytearray()
+        encoded = response.headers.get("content-encoding", "identity") != "identity"
+        async for block in response.aiter_raw():
+            body += block
+            if len(body) > limit or encoded:
+                what = "compressed, against our wish" if encoded else f"more than {self.http.max_answer_mb:g} MiB"
+                return Reply(status, failure=TOO_LARGE, detail=f"the answer is {what}")
+        if 200 <= status < 300:
+            return Reply(status, bytes(body))
+        said = self.clean(body[:2000].decode("utf-8", "replace"))
+        detail = f"HTTP {status}" + (f": {said}" if said else "")
+        if status in (408, 429) or status >= 500:
+            wait = min(_retry_after(response.headers.get("retry-after", "")), self.http.max_wait)
+            why = REFUSED if status == 429 else SERVER_ERROR if status >= 500 else TIMEOUT
+            return Reply(status, failure=why, detail=detail, again=True, wait=wait)
+        return Reply(status, failure=REFUSED, detail=detail)
+
+    def _target(self, response: httpx.Response) -> str:
+        try:
+            return self.clean(self.shown(self.url.join(response.headers.get("location", ""))))
+        except httpx.InvalidURL:
+            return "nowhere"
+
+    def clean(self, text: str) -> str:
+        """What a service said, short, in one line, and without what must not be seen."""
+        for secret in self._secrets():
+            text = text.replace(secret, "***")
+        text = _BULK.sub("...", text)
+        return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:150]
+
+    def _secrets(self) -> list[str]:
+        whole = [*(self.http.headers or {}).values(), self.url.userinfo.decode(), self.url.query.decode()]
+        whole += [value for _, value in self.url.params.multi_items()]
+        whole += [self.url.username, self.url.password, b64encode(self.url.userinfo).decode()]
+        parts = {part for text in whole for part in (text, *re.split(r"[\s:;,&=]+", text)) if len(part) > 3}
+        return sorted(parts, key=len, reverse=True)
+
+
+def _tls_refusal(error: BaseException | None) -> str:
+    """Why the certificate was refused, if it was that."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_message
+        if isinstance(error, ssl.SSLError):
+            return (error.reason or "handshake failed").lower().replace("_", " ")
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _retry_after(text: str) -> float:
+    """Seconds, whether it is given as seconds or as a date; 0 if it is neither."""
+    text = text.strip()[:40]
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII):
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (TypeError, ValueError, OverflowError, OSError):
+        return 0.0

@@ -1,0 +1,211 @@
+"""Any other JSON API, described by where the image goes in and where the answer comes out."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from wmlightning.errors import UserError, listed
+from wmlightning.ownership.suspects.base import MALFORMED, WRONG_COUNT, Answer, Shape, missing, size
+from wmlightning.ownership.suspects.http import Http
+from wmlightning.ownership.suspects.pixels import Pixels
+from wmlightning.ownership.suspects.reading import NOTHING, of_label, of_name, of_scores, of_top, reach
+from wmlightning.ownership.suspects.remote import RemoteSuspect
+
+IMAGE_KINDS = ("png", "list", "flat")
+ANSWER_KINDS = ("label", "label_name", "scores", "top_k")
+
+
+@dataclass(frozen=True)
+class ImagePlace:
+    """Where an image goes, and in which form.
+
+    Attributes:
+        path: dotted path in the body, such as ``instances`` or ``inputs.0.image``.
+        kind: ``png``: base64 of a lossless file; ``list``: nested numbers; ``flat``: the same numbers in one list.
+        many: whether a list of images goes there, instead of one image by itself.
+        item: dotted path inside an object that wraps each image of the list; ``b64`` makes ``[{"b64": ...}, ...]``.
+        prefix: put before base64, such as ``data:image/png;base64,``.
+    """
+
+    path: str
+    kind: str = "png"
+    many: bool = False
+    item: str = ""
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in IMAGE_KINDS:
+            raise UserError("suspect.image.kind", f"{self.kind!r} is unknown", f"one of {listed(IMAGE_KINDS)}")
+        if not isinstance(self.path, str) or not self.path:
+            raise UserError("suspect.image.path", f"{self.path!r} leads nowhere", "a dotted path in the body")
+
+
+@dataclass(frozen=True)
+class AnswerPlace:
+    """Where the answer comes out, and what it is.
+
+    Attributes:
+        path: dotted path in what comes back; numbers index lists, such as ``predictions.0``.
+        kind: ``label``: a number; ``label_name``: see ``names``; ``scores``: one for each class; ``top_k``: a list of
+            objects with a label and a score.
+        item: where images go in as a list, ``path`` leads to a list of answers, and this from one of them further on.
+        label: of ``top_k``: path of an object's label.
+        score: of ``top_k``: path of its score.
+    """
+
+    path: str = ""
+    kind: str = "label"
+    item: str = ""
+    label: str = "label"
+    score: str = "score"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ANSWER_KINDS:
+            raise UserError("suspect.answer.kind", f"{self.kind!r} is unknown", f"one of {listed(ANSWER_KINDS)}")
+
+
+class JsonApi(RemoteSuspect):
+    """A service that takes an image in a JSON document and gives its answer in another.
+
+    Args:
+        url: that images are sent to.
+        image: see :class:`ImagePlace`.
+        answer: see :class:`AnswerPlace`.
+        method: ``POST`` or ``PUT``.
+        body: what is sent beside the image, the same each time.
+        names: names of the classes: a list in the order of the key's labels, or a label for each name.
+        pixels: of images sent as numbers.
+        batch_size: images in one request, where ``image.many`` allows several.
+        http: how to ask.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        image: Mapping[str, Any],
+        answer: Mapping[str, Any],
+        method: str = "POST",
+        body: Mapping[str, Any] | None = None,
+        names: Sequence[str] | Mapping[str, int] | None = None,
+        pixels: Pixels | None = None,
+        batch_size: int = 1,
+        http: Http | None = None,
+    ) -> None:
+        super().__init__(url, batch_size, http)
+        self.image: ImagePlace = _place(ImagePlace, image, "suspect.image")
+        self.answer: AnswerPlace = _place(AnswerPlace, answer, "suspect.answer")
+        self.method = str(method).upper()
+        if self.method not in ("POST", "PUT"):
+            raise UserError("suspect.method", f"{method!r} sends no body", "POST or PUT")
+        if batch_size > 1 and not self.image.many:
+            raise UserError("suspect.batch_size", f"{batch_size} images do not fit", "1, or image.many=true")
+        self.body = dict(body or {})
+        self.names = _names(names)
+        if self.answer.kind == "label_name" and self.names is None:
+            raise UserError("suspect.names", "missing", "names of the classes, in the order of their labels")
+        self.pixels = pixels or Pixels()
+        _put(copy.deepcopy(self.body), self.image.path, None)
+
+    def identity(self) -> dict[str, Any]:
+        """See :meth:`Suspect.identity`. The same service read in another way is another suspect."""
+        reading = [asdict(self.image), asdict(self.answer), self.names, asdict(self.pixels)]
+        digest = hashlib.sha256(json.dumps(reading, sort_keys=True).encode()).hexdigest()
+        return {"kind": "json_api", "name": self.name, "mapping": digest[:16]}
+
+    def connect(self, shape: Shape | None) -> None:
+        """Checks that the images can be sent; the service itself is first spoken to with the first image."""
+        self.pixels.check(shape)
+        if shape is not None and self.image.kind == "png" and shape[0] not in (1, 3, 4):
+            raise UserError("suspect.image.kind", f"no PNG holds {size(shape)} images", "list or flat")
+
+    def encode(self, images: Tensor) -> bytes:
+        """The body with the images in their place."""
+        forms = self._forms(images)
+        if self.image.item:
+            forms = [_put({}, self.image.item, form) for form in forms]
+        body = _put(copy.deepcopy(self.body), self.image.path, forms if self.image.many else forms[0])
+        return json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+
+    def _forms(self, images: Tensor) -> list[Any]:
+        if self.image.kind == "png":
+            return [self.image.prefix + png(image) for image in images]
+        pixels = self.pixels.numbers(images)
+        forms: list[Any] = (pixels if self.image.kind == "list" else pixels.reshape(len(images), -1)).tolist()
+        return forms
+
+    def decode(self, content: Any, n: int) -> list[Answer]:
+        """Follows the paths."""
+        found = reach(content, self.answer.path)
+        if not self.image.many:
+            return [self._one(reach(found, self.answer.item))]
+        if not isinstance(found, list):
+            return missing(MALFORMED, n)
+        if len(found) != n:
+            return missing(WRONG_COUNT, n)
+        return [self._one(reach(item, self.answer.item)) for item in found]
+
+    def _one(self, found: Any) -> Answer:
+        if found is NOTHING:
+            return Answer(missing=MALFORMED)
+        if self.answer.kind == "label":
+            return of_label(found, self.n_classes)
+        if self.answer.kind == "label_name":
+            return of_name(found, self.names or {}, self.n_classes)
+        if self.answer.kind == "scores":
+            return of_scores(found, self.n_classes)
+        return of_top(found, self.answer.label, self.answer.score, self.names, self.n_classes)
+
+
+def png(image: Tensor) -> str:
+    """A uint8 image ``(c, h, w)`` as base64 of a PNG file, which loses nothing."""
+    array = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    file = io.BytesIO()
+    Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(file, "PNG", compress_level=1)
+    return b64encode(file.getvalue()).decode()
+
+
+def _place(kind: Any, given: Mapping[str, Any], key: str) -> Any:
+    try:
+        return kind(**given)
+    except TypeError:
+        right = f"of {listed(kind.__dataclass_fields__)}"
+        raise UserError(key, f"{sorted(map(str, given))} is missing something, or has too much", right) from None
+
+
+def _names(given: Sequence[str] | Mapping[str, int] | None) -> dict[str, int] | None:
+    if given is None:
+        return None
+    pairs = given.items() if isinstance(given, Mapping) else [(name, i) for i, name in enumerate(given)]
+    names = {str(name): label for name, label in pairs}
+    if any(not isinstance(label, int) or isinstance(label, bool) or label < 0 for label in names.values()):
+        raise UserError("suspect.names", "some labels are no numbers", "a list of names, or {name: label}")
+    return names
+
+
+def _put(content: Any, path: str, value: Any) -> Any:
+    """Writes ``value`` where ``path`` leads, making objects on the way; lists must be there."""
+    here, steps = content, path.split(".")
+    for step, last in zip(steps, [*[False] * (len(steps) - 1), True], strict=True):
+        index: Any = int(step) if isinstance(here, list) and step.isdecimal() else step
+        if isinstance(here, list) and not (isinstance(index, int) and index < len(here)):
+            raise UserError("suspect.image.path", f"{path!r} leads out of a list of the body", "a place in it")
+        if not isinstance(here, (dict, list)):
+            raise UserError("suspect.image.path", f"{path!r} leads through a value of the body", "a place in it")
+        if last:
+            here[index] = value
+        elif isinstance(here, dict):
+            here = here.setdefault(index, {})
+        else:
+            here = here[index]
+    return content

@@ -1,0 +1,88 @@
+"""Suspects that compute on this machine: a leaf says how, and what comes out is read here."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from wmlightning.errors import UserError
+from wmlightning.ownership.suspects.base import (
+    FAILED,
+    MALFORMED,
+    WRONG_CLASSES,
+    WRONG_COUNT,
+    Answer,
+    Suspect,
+    missing,
+    size,
+    wrong_classes,
+)
+from wmlightning.ownership.suspects.reading import of_array
+from wmlightning.store import file_digest
+
+
+class LocalSuspect(Suspect):
+    """A model in this process. A leaf writes :meth:`compute`, and ``connect`` to load what it needs."""
+
+    _worked = False
+
+    @abstractmethod
+    def compute(self, images: Tensor) -> Any:
+        """Labels ``(n,)`` or scores ``(n, k)``, as anything that numpy can hold, for uint8 images ``(n, c, h, w)``."""
+
+    def ask(self, images: Tensor) -> list[Answer]:
+        """See :meth:`Suspect.ask`.
+
+        Raises:
+            UserError: if the very first images cannot be computed: the model wants others. Later ones have no answer.
+        """
+        n, found = len(images), None
+        try:
+            found = _plain(self.compute(images))
+        except Exception as error:  # others wrote the model: it may raise anything
+            if not self._worked:
+                reason = (str(error).strip().splitlines() or [""])[0][:150]
+                wrong = f"{self.name} does not take {size(self.shape)} images ({type(error).__name__}: {reason})"
+                raise UserError("suspect", wrong, "a classifier of such images; see suspect.pixels") from error
+            return missing(FAILED, n)
+        answers = of_array(found, n, self.n_classes)
+        if not self._worked:
+            self._check(answers, found)
+        self._worked = True
+        return answers
+
+    def _check(self, answers: list[Answer], found: npt.NDArray[Any]) -> None:
+        why = answers[0].missing
+        if why == WRONG_CLASSES:
+            raise wrong_classes(self.name, found.shape[1], self.n_classes)
+        if why in (MALFORMED, WRONG_COUNT):
+            wrong = f"{self.name} gives {found.dtype} {found.shape} for {len(answers)} images"
+            raise UserError("suspect", wrong, "(n,) labels or (n, k) scores")
+
+
+def _plain(found: Any) -> npt.NDArray[Any]:
+    if isinstance(found, Tensor):
+        return found.detach().float().cpu().numpy() if found.is_floating_point() else found.detach().cpu().numpy()
+    return np.asarray(found)
+
+
+def model_file(path: Any, key: str = "suspect.path") -> Path:
+    """A file that is there.
+
+    Raises:
+        UserError: naming ``key``, if it is not.
+    """
+    file = Path(str(path)).expanduser()
+    if not file.is_file():
+        raise UserError(key, f"there is no file {file}", "a model's file")
+    return file
+
+
+def file_identity(kind: str, path: Path) -> dict[str, Any]:
+    """A file is what it holds, wherever it lies."""
+    return {"kind": kind, "name": path.name, "sha256": file_digest(path)}

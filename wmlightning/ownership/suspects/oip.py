@@ -1,0 +1,186 @@
+"""A service that speaks the Open Inference Protocol v2 over REST: KServe, Triton, MLServer, our own ``serve.py``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+from torch import Tensor
+
+from wmlightning.errors import UserError, listed
+from wmlightning.ownership.suspects.base import MALFORMED, Answer, Shape, missing
+from wmlightning.ownership.suspects.http import Http
+from wmlightning.ownership.suspects.pixels import Pixels
+from wmlightning.ownership.suspects.reading import of_tensor
+from wmlightning.ownership.suspects.remote import RemoteSuspect
+
+_FLOATS = ("FP16", "FP32", "FP64", "BF16")
+_WHOLE = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
+
+
+class Oip(RemoteSuspect):
+    """A model behind the Open Inference Protocol. What it takes and gives, it says itself.
+
+    Args:
+        url: of the service, without ``/v2``.
+        model: name of the model there.
+        version: of the model; ``None``: the service's choice.
+        input: name of the input; ``None``: the only one.
+        datatype: of the input, where the service does not tell or tells wrong.
+        output: name of the output to read; ``None``: scores if there are any, else labels.
+        answers: ``scores`` or ``labels``: what the output holds, where the service does not tell.
+        pixels: what the model takes.
+        batch_size: images in one request.
+        http: how to ask.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        version: str | int | None = None,
+        input: str | None = None,
+        datatype: str | None = None,
+        output: str | None = None,
+        answers: str | None = None,
+        pixels: Pixels | None = None,
+        batch_size: int = 16,
+        http: Http | None = None,
+    ) -> None:
+        super().__init__(str(url).rstrip("/").removesuffix("/v2"), batch_size, http)
+        if datatype not in (None, "UINT8", *_FLOATS):
+            raise UserError("suspect.datatype", f"{datatype!r} is unknown", f"one of {listed(('UINT8', *_FLOATS))}")
+        if answers not in (None, "scores", "labels"):
+            raise UserError("suspect.answers", f"{answers!r} is unknown", "scores or labels")
+        self.model = str(model)
+        self.version = None if version is None else str(version)
+        self.input, self.datatype, self.output, self.answers = input, datatype, output, answers
+        self.pixels = pixels or Pixels()
+        self.name = f"{self.name} {self.model}"
+        self._batched = True
+
+    @property
+    def _root(self) -> httpx.URL:
+        version = f"/versions/{quote(self.version, safe='')}" if self.version is not None else ""
+        base = self.channel.url.path.rstrip("/")
+        return self.channel.url.copy_with(path=f"{base}/v2/models/{quote(self.model, safe='')}{version}")
+
+    @property
+    def endpoint(self) -> httpx.URL:
+        """See :class:`RemoteSuspect`."""
+        return self._root.copy_with(path=self._root.path + "/infer")
+
+    def identity(self) -> dict[str, Any]:
+        """See :meth:`Suspect.identity`."""
+        return {"kind": "oip", "name": self.name, "version": self.version}
+
+    def connect(self, shape: Shape | None) -> None:
+        """Asks the service about the model.
+
+        Raises:
+            UserError: if it is not there, or takes and gives something else than images and classes.
+        """
+        self.pixels.check(shape)
+        content = self.fetch(self._root)
+        inputs, outputs = (_tensors(content, key) for key in ("inputs", "outputs"))
+        if inputs is None or outputs is None:
+            wrong = f"{self.name}: what it says about its model cannot be read"
+            raise UserError("suspect.url", wrong, "a service of the Open Inference Protocol")
+        self._choose_input(inputs)
+        self._choose_output(outputs)
+
+    def _choose_input(self, inputs: dict[str, tuple[str, list[int]]]) -> None:
+        if inputs and self.input is None and len(inputs) > 1:
+            raise UserError("suspect.input", f"{self.name} has several inputs", f"one of {listed(inputs)}")
+        name = self.input or next(iter(inputs), "input")
+        if inputs and name not in inputs:
+            raise UserError("suspect.input", f"{self.name} has no {name!r}", f"one of {listed(inputs)}")
+        datatype, sides = inputs.get(name, ("", []))
+        self.input, self.datatype = name, self.datatype or datatype or "FP32"
+        if self.datatype not in ("UINT8", *_FLOATS):
+            raise UserError("suspect.input", f"{name!r} takes {self.datatype[:20]!r}", "an input of images")
+        if len(sides) == 4:
+            if sides[0] > 1:
+                right = "a model that takes any number of images, or one"
+                raise UserError("suspect.model", f"{self.name} takes {sides[0]} images at once, never fewer", right)
+            self.batch_size = 1 if sides[0] == 1 else self.batch_size
+            sides = sides[1:]
+        elif len(sides) == 3:
+            self._batched, self.batch_size = False, 1
+        elif sides:
+            raise UserError("suspect.input", f"{name!r} has the shape {sides[:8]}", "an input of images")
+        if len(sides) == 3 and min(sides) > 0:
+            c, h, w = sides if self.pixels.layout == "nchw" else (sides[2], sides[0], sides[1])
+            self.shape = (c, h, w)
+
+    def _choose_output(self, outputs: dict[str, tuple[str, list[int]]]) -> None:
+        if outputs and self.output is not None and self.output not in outputs:
+            raise UserError("suspect.output", f"{self.name} has no {self.output!r}", f"one of {listed(outputs)}")
+        if not self._batched:
+            outputs = {name: (datatype, [1, *sides]) for name, (datatype, sides) in outputs.items()}
+        offered = {name: _kind(*found) for name, found in outputs.items() if self.output in (None, name)}
+        wanted = [self.answers] if self.answers else ["scores", "labels"]
+        for kind in wanted:
+            names = [name for name, found in offered.items() if found in (kind, "unknown")]
+            if names:
+                self.output, self.answers = names[0], kind
+                break
+        else:
+            if offered:
+                raise UserError("suspect.output", f"{self.name} gives no scores and no labels", "another model")
+            self.answers = self.answers or "scores"
+        sides = outputs.get(self.output or "", ("", []))[1]
+        if self.answers == "scores" and len(sides) == 2 and sides[1] > 0:
+            self.n_classes = sides[1]
+
+    def encode(self, images: Tensor) -> bytes:
+        """A request with one flat tensor."""
+        kind = "byte" if self.datatype == "UINT8" else "unit"
+        pixels = self.pixels.numbers(images, kind)
+        shape = list(pixels.shape if self._batched else pixels.shape[1:])
+        tensor = {"name": self.input, "shape": shape, "datatype": self.datatype, "data": pixels.reshape(-1).tolist()}
+        request: dict[str, Any] = {"inputs": [tensor]}
+        if self.output is not None:
+            request["outputs"] = [{"name": self.output}]
+        return json.dumps(request, separators=(",", ":"), allow_nan=False).encode()
+
+    def decode(self, content: Any, n: int) -> list[Answer]:
+        """Reads the chosen output."""
+        outputs = content.get("outputs") if isinstance(content, dict) else None
+        for output in outputs if isinstance(outputs, list) else []:
+            if isinstance(output, dict) and self.output in (None, output.get("name")):
+                data, shape = output.get("data"), output.get("shape")
+                scores = self.answers == "scores"
+                if not self._batched and isinstance(shape, list) and len(shape) == (1 if scores else 0):
+                    shape = [1, *shape]
+                return of_tensor(data, shape, n, scores, self.n_classes)
+        return missing(MALFORMED, n)
+
+
+def _kind(datatype: str, sides: list[int]) -> str:
+    """What an output may hold, by what is said about it."""
+    if datatype in _FLOATS and (len(sides) == 2 and sides[1] != 1):
+        return "scores"
+    if datatype in _WHOLE and (len(sides) == 1 or (len(sides) == 2 and sides[1] == 1)):
+        return "labels"
+    return "unknown" if not sides and datatype in ("", *_FLOATS) else "other"
+
+
+def _tensors(content: Any, key: str) -> dict[str, tuple[str, list[int]]] | None:
+    """Name, datatype and shape of what a model takes or gives; ``None`` if that cannot be read."""
+    found = content.get(key, []) if isinstance(content, dict) else None
+    if found is None and isinstance(content, dict):
+        return {}
+    if not isinstance(found, list):
+        return None
+    tensors = {}
+    for item in found:
+        if not isinstance(item, dict) or not isinstance(item.get("name"), str) or not item["name"].isprintable():
+            return None  # names are shown in error messages
+        shape = item.get("shape", [])
+        if not isinstance(shape, list) or not all(isinstance(side, int) and abs(side) < 2**31 for side in shape):
+            return None
+        tensors[item["name"]] = (item["datatype"] if isinstance(item.get("datatype"), str) else "", shape)
+    return tensors

@@ -1,0 +1,285 @@
+"""Suspects behind HTTP: batches sent side by side, again where it may help, and no more images than are allowed."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
+from typing import Any
+
+import anyio
+import httpx
+from anyio.from_thread import start_blocking_portal
+from torch import Tensor
+
+from wmlightning.config import setting
+from wmlightning.errors import UserError
+from wmlightning.ownership.suspects.base import (
+    LOST,
+    MALFORMED,
+    WRONG_CLASSES,
+    Answer,
+    Batch,
+    Spend,
+    Suspect,
+    Unlimited,
+    Unreachable,
+    batches,
+    missing,
+)
+from wmlightning.ownership.suspects.http import Channel, Http, Reply
+from wmlightning.ownership.suspects.reading import NOTHING, parse
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What came of one batch.
+
+    Attributes:
+        answers: for the images that left.
+        kept: images that never left, since no connection was made.
+        reply: the last one; ``None`` if the budget let nothing pass.
+    """
+
+    answers: Batch
+    kept: list[int]
+    reply: Reply | None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the service gave nothing that can be read."""
+        no_reply = self.reply is None or self.reply.failure is not None
+        return no_reply or all(answer.missing == MALFORMED for _, answer in self.answers)
+
+
+@dataclass
+class _Flow:
+    """One stream.
+
+    Attributes:
+        images: all of them.
+        spend: who counts them.
+        deliver: hands answers to the caller's thread.
+        room: bounds the requests that are under way, or whose answers the caller has not looked at.
+        waiting: batches still to be sent.
+        failures: the last requests, if they failed: held back until the service shows signs of life.
+    """
+
+    images: Tensor
+    spend: Spend
+    deliver: Callable[[Batch], None]
+    room: anyio.Semaphore
+    waiting: deque[list[int]]
+    failures: list[_Result] = field(default_factory=list)
+
+
+class RemoteSuspect(Suspect):
+    """A service. A leaf writes :meth:`encode` and :meth:`decode`.
+
+    Args:
+        url: of the service.
+        batch_size: images in one request.
+        http: how to ask.
+    """
+
+    method = "POST"
+
+    def __init__(self, url: str, batch_size: int, http: Http | None) -> None:
+        self.http = http or Http()
+        self.channel = Channel(url, self.http)
+        self.name = self.channel.shown(self.channel.url)
+        self.batch_size = setting(batch_size, "suspect.batch_size", int, 1)
+        self._alive = False
+
+    @property
+    def endpoint(self) -> httpx.URL:
+        """Where images are sent."""
+        return self.channel.url
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> bytes:
+        """The body of a request for uint8 images ``(n, c, h, w)``."""
+
+    @abstractmethod
+    def decode(self, content: Any, n: int) -> list[Answer]:
+        """Reads what came back, as JSON, for ``n`` images. Never raises."""
+
+    def ask(self, images: Tensor) -> list[Answer]:
+        """See :meth:`Suspect.ask`."""
+        found = dict(pair for batch in self.stream(images) for pair in batch)
+        return [found[i] for i in range(len(images))]
+
+    def stream(self, images: Tensor, spend: Spend | None = None) -> Generator[Batch, None, None]:
+        """See :meth:`Suspect.stream`. Until the first answer, one request at a time: a wrong token costs one image.
+
+        Raises:
+            UserError: if the first reply shows that the config is wrong.
+            Unreachable: if the service stopped answering; what it answered has been given before.
+        """
+        waiting = deque(batches(len(images), self.batch_size))
+        results: SimpleQueue[Batch | None] = SimpleQueue()
+        with start_blocking_portal() as portal:  # an event loop of its own, whatever the caller's thread is doing
+            room = portal.call(anyio.Semaphore, self.http.concurrency)
+            flow = _Flow(images, spend or Unlimited(), results.put, room, waiting)
+            work = portal.start_task_soon(self._work, flow)
+            work.add_done_callback(lambda _: results.put(None))
+            try:
+                while (batch := results.get()) is not None:
+                    if batch:
+                        yield batch
+                    portal.call(room.release)
+                work.result()
+            finally:
+                work.cancel()
+
+    async def _work(self, flow: _Flow) -> None:
+        failed: list[Exception] = []
+
+        async def worker() -> None:
+            try:
+                while flow.waiting and not failed:
+                    await self._step(client, flow)
+            except Exception as error:  # noqa: BLE001 (raised below, when the others have ended what they are in)
+                failed.append(error)
+
+        async with self.channel.client() as client:
+            while flow.waiting and not self._alive:
+                await self._step(client, flow)
+            while flow.waiting and not failed:  # again, if what never left went back
+                async with anyio.create_task_group() as group:
+                    for _ in range(min(self.http.concurrency, len(flow.waiting))):
+                        group.start_soon(worker)
+        if failed:
+            raise failed[0]
+        if any(result.reply is not None and result.reply.failure == LOST for result in flow.failures):
+            raise self._unreachable(flow)
+        flow.deliver([pair for result in flow.failures for pair in result.answers])
+
+    async def _step(self, client: httpx.AsyncClient, flow: _Flow) -> None:
+        """Sends the next batch, and decides what its outcome means for the whole. Delivers once, if only nothing."""
+        await flow.room.acquire()
+        if not flow.waiting:  # others took the last while we waited
+            flow.deliver([])
+            return
+        result = await self._batch(client, flow, flow.waiting.popleft())
+        if result.reply is None:  # the budget is spent
+            flow.waiting.clear()
+            flow.deliver([])
+            return
+        if result.failed:
+            flow.failures.append(result)
+            flow.deliver([])
+            self._judge(result.reply, flow)
+            return
+        self._check_classes(result)
+        self._alive = True
+        # The service lives. What it did not answer, it refused; what never left may leave now.
+        held = [pair for failure in flow.failures for pair in failure.answers]
+        flow.waiting.extend(failure.kept for failure in flow.failures if failure.kept)
+        flow.failures.clear()
+        flow.deliver(held + result.answers)
+
+    def _judge(self, reply: Reply, flow: _Flow) -> None:
+        if not self._alive and reply.hopeless:
+            raise refusal(self.name, reply)
+        if len(flow.failures) >= self.http.patience or (not self._alive and not flow.waiting):
+            raise self._unreachable(flow)
+
+    def _unreachable(self, flow: _Flow) -> Unreachable:
+        last, n = flow.failures[-1].reply, len(flow.failures)
+        why = last.detail if last is not None and last.failure else "what it answers cannot be read"
+        return Unreachable(f"{self.name}: " + (f"{n} requests in a row failed, the last one: " if n > 1 else "") + why)
+
+    def _check_classes(self, result: _Result) -> None:
+        if not self._alive and all(answer.missing == WRONG_CLASSES for _, answer in result.answers):
+            wrong = f"{self.name} gives another number of scores"
+            raise UserError("suspect", wrong, f"the key's task has {self.n_classes} classes")
+
+    async def _batch(self, client: httpx.AsyncClient, flow: _Flow, which: list[int]) -> _Result:
+        """Asks for some images until there is an answer, no hope or no budget."""
+        settled: Batch = []
+        reply: Reply | None = None  # of the attempt before
+        tries = dict.fromkeys(which, 0)
+        for attempt in range(1, self.http.retries + 2):
+            await self.channel.turn()
+            allowed = flow.spend.take(which, attempt)
+            if reply is not None:  # what may not be sent again has its answer: none
+                settled += _unanswered([i for i in which if i not in allowed], tries, reply)
+            which = allowed
+            if not which:
+                return _Result(settled, [], reply)
+            body = self.encode(flow.images[which])
+            reply = await self.channel.exchange(client, self.method, self.endpoint, body)
+            if reply.sent:
+                tries.update((i, tries[i] + 1) for i in which)
+            else:
+                flow.spend.give_back(which)
+            if reply.failure is None:
+                answers = self._read(reply, len(which))
+                settled += [
+                    (i, replace(answer, status=reply.status, attempt=tries[i]))
+                    for i, answer in zip(which, answers, strict=True)
+                ]
+                return _Result(settled, [], reply)
+            if not reply.again or (not self._alive and reply.hopeless):
+                break
+            if attempt <= self.http.retries:
+                await self.channel.rest(attempt, reply)
+        assert reply is not None, "there is a first attempt"
+        return _Result(settled + _unanswered(which, tries, reply), [i for i in which if not tries[i]], reply)
+
+    def _read(self, reply: Reply, n: int) -> list[Answer]:
+        content = parse(reply.body)
+        return missing(MALFORMED, n) if content is NOTHING else self.decode(content, n)
+
+    def fetch(self, url: httpx.URL) -> Any:
+        """Asks for a document before the first image is sent.
+
+        Returns:
+            Its JSON.
+
+        Raises:
+            UserError: if it is not to be had there.
+            Unreachable: if the service does not answer.
+        """
+        with start_blocking_portal() as portal:
+            reply = portal.call(self._get, url)
+        if reply.failure is not None and (reply.hopeless or not reply.again):
+            raise refusal(self.name, reply)
+        if reply.failure is not None:
+            raise Unreachable(f"{self.name}: {reply.detail}")
+        content = parse(reply.body)
+        if content is NOTHING:
+            raise UserError("suspect.url", f"{self.channel.shown(url)} gives no JSON", "the address of the service")
+        return content
+
+    async def _get(self, url: httpx.URL) -> Reply:
+        async with self.channel.client() as client:
+            for attempt in range(1, self.http.retries + 2):
+                await self.channel.turn()
+                reply = await self.channel.exchange(client, "GET", url, None)
+                if reply.failure is None or not reply.again or reply.hopeless or attempt > self.http.retries:
+                    break
+                await self.channel.rest(attempt, reply)
+            return reply
+
+
+def _unanswered(which: list[int], tries: dict[int, int], reply: Reply) -> Batch:
+    """What never left has no answer, not even a missing one."""
+    why = Answer(missing=reply.failure, status=reply.status)
+    return [(i, replace(why, attempt=tries[i])) for i in which if tries[i]]
+
+
+def refusal(name: str, reply: Reply) -> UserError:
+    """The error for a first reply that shows that the config is wrong."""
+    wrong = f"{name}: {reply.detail}"
+    if reply.status in (401, 403, 407):
+        return UserError("suspect.http.headers", wrong, "a token that may ask")
+    if reply.status == 413:
+        return UserError("suspect.batch_size", wrong, "fewer images at once")
+    if not reply.sent and "TLS" in reply.detail:
+        right = "a certificate that this machine trusts, or verify=FILE with the one to trust"
+        return UserError("suspect.http.verify", wrong, right)
+    return UserError("suspect.url", wrong, "the address of a service that is running")

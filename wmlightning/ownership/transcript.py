@@ -1,0 +1,295 @@
+"""What a suspect was asked and what it answered: written down as it happens, so that nothing is asked twice.
+
+A transcript is a file of JSON lines. The first names the suspect. Before images leave, a line says which, by the hash
+of their bytes, for the images are secret; when they are answered, a line each says what came back. Every image that
+leaves counts against the budget, whether it is answered, lost or sent again. A kill loses no line; the last may tear.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from wmlightning.config import setting
+from wmlightning.errors import UserError
+from wmlightning.ownership.suspects.base import NOT_ASKED, Answer, Batch, Shape, Suspect, Unreachable
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+SCHEMA = 1
+#: What a power cut may lose. Each batch costs a few milliseconds to bring to the disk, which a fast local model feels.
+SYNC_SECONDS = 0.25
+
+
+def image_digest(image: Tensor) -> str:
+    """Names a uint8 image ``(c, h, w)`` without showing it."""
+    return image_digests(image[None])[0]
+
+
+def image_digests(images: Tensor) -> list[str]:
+    """Names of uint8 images ``(n, c, h, w)``."""
+    head = hashlib.sha256(f"uint8 {'x'.join(map(str, images.shape[1:]))}\n".encode())
+    found = []
+    for image in images.contiguous().numpy():
+        digest = head.copy()
+        digest.update(image.data)
+        found.append(digest.hexdigest())
+    return found
+
+
+class Transcript:
+    """The file.
+
+    Args:
+        path: made if it is not there, for its owner's eyes only.
+        identity: of the suspect.
+
+    Attributes:
+        answers: by the image's hash.
+        sent: how often each image left.
+
+    Raises:
+        UserError: if the file belongs to another suspect, was altered, or is being written by another process.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+        self.path = path
+        self.answers: dict[str, Answer] = {}
+        self.sent: Counter[str] = Counter()
+        self._synced = 0.0
+        self._lock = FileLock(path.with_name(f".{path.name}.lock"))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        except Timeout:
+            wrong = f"{path} is being written by another process"
+            raise UserError("transcript", wrong, "wait for it, or name another file") from None
+        except OSError as error:
+            self._lock.release()
+            raise UserError("transcript", f"{path}: {error.strerror}", "a file that you may write to") from error
+        try:
+            path.chmod(0o600)
+            self._read(identity)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self, identity: dict[str, Any]) -> None:
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        lines = whole.splitlines()
+        for number, line in enumerate(lines):
+            try:
+                entry = json.loads(line)
+                self._header(entry, identity) if number == 0 else self._note(entry)
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                if number == len(lines) - 1:  # a power cut may leave a last line of nothing
+                    whole = whole[: len(whole) - len(line) - 1]
+                    break
+                raise UserError("transcript", f"line {number + 1} of {self.path} was altered", "another file") from None
+        if len(whole) < len(content):
+            os.ftruncate(self._file, len(whole))
+        if not whole:
+            self.write([{"schema": SCHEMA, "suspect": identity, "time": _now()}])
+
+    def _header(self, entry: dict[str, Any], identity: dict[str, Any]) -> None:
+        found = entry["suspect"]
+        if entry["schema"] != SCHEMA:
+            wrong = f"{self.path} has schema {entry['schema']}, this version writes {SCHEMA}"
+            raise UserError("transcript", wrong, "another file")
+        if found != json.loads(json.dumps(identity)):
+            name = str(found["name"])[:100]
+            other = "another state of it" if name == identity.get("name") else name
+            raise UserError("transcript", f"{self.path} belongs to {other}", "another file, or that suspect")
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        if "sent" in entry:
+            self.sent.update(map(str, entry["sent"]))
+        elif "unsent" in entry:
+            self.sent.subtract(map(str, entry["unsent"]))
+        else:
+            label, why = entry["label"], entry["missing"]
+            if (label is None) == (why is None) or not (label is None or type(label) is int):
+                raise ValueError("neither an answer nor a missing one")
+            self.answers[entry["image"]] = Answer(label, why, entry["status"], entry["attempt"])
+
+    def write(self, entries: Sequence[dict[str, Any]]) -> None:
+        """Appends lines with one write: from then on a kill cannot lose them, and soon a power cut cannot either."""
+        data = "".join(json.dumps(entry) + "\n" for entry in entries).encode()
+        while data:
+            data = data[os.write(self._file, data) :]
+        if time.monotonic() - self._synced > SYNC_SECONDS:
+            os.fsync(self._file)
+            self._synced = time.monotonic()
+
+    def close(self) -> None:
+        """Closes the file, for others to use."""
+        os.fsync(self._file)
+        os.close(self._file)
+        self._lock.release()
+
+
+class Recorded:
+    """A suspect with a memory and a budget: the way to ask one. Use it in a ``with`` statement, which opens it.
+
+    Args:
+        suspect: whom to ask.
+        transcript: file to keep; ``None``: remember only as long as this object lives.
+        budget: images that may leave for the suspect in all, those of earlier runs with this transcript included.
+        shape: of the images that will be asked about.
+        n_classes: of the task.
+    """
+
+    def __init__(
+        self,
+        suspect: Suspect,
+        transcript: str | Path | None = None,
+        budget: int | None = None,
+        shape: Shape | None = None,
+        n_classes: int | None = None,
+    ) -> None:
+        self.suspect = suspect
+        self.path = None if transcript is None else Path(transcript).expanduser()
+        self.budget = None if budget is None else setting(budget, "budget", int, 0)
+        self._task = shape, n_classes
+        self._file: Transcript | None = None
+        self._sent: Counter[str] = Counter()
+        self._answers: dict[str, Answer] = {}
+        self._guard = threading.Lock()  # images leave from one thread and answers are written by another
+
+    def __enter__(self) -> Self:
+        """Opens suspect and transcript.
+
+        Raises:
+            UserError: see :meth:`Suspect.open` and :class:`Transcript`.
+        """
+        self.suspect.open(*self._task)
+        if self.path is not None:
+            self._file = Transcript(self.path, self.suspect.identity())
+            self._sent, self._answers = self._file.sent, self._file.answers
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    @property
+    def name(self) -> str:
+        """Of the suspect, for the verdict."""
+        return self.suspect.name
+
+    @property
+    def queries(self) -> int:
+        """Images that left so far, retries and earlier runs included."""
+        return self._sent.total()
+
+    @property
+    def shown(self) -> set[str]:
+        """Hashes of the images that the suspect has seen, see :func:`image_digest`: as triggers they are spent."""
+        return {digest for digest, times in self._sent.items() if times > 0}
+
+    @property
+    def left(self) -> int | None:
+        """Images that may still leave; ``None``: any number."""
+        return None if self.budget is None else max(0, self.budget - self.queries)
+
+    def ask(self, images: Tensor) -> list[Answer]:
+        """An answer for each image, in their order; see :meth:`stream`."""
+        return list(self.stream(images))
+
+    def stream(self, images: Tensor) -> Generator[Answer, None, None]:
+        """Asks about uint8 images ``(n, c, h, w)`` and gives their answers in their order, one after the other.
+
+        The order does not depend on the suspect, so that a test may stop at any answer; then close the iterator.
+        Images that were asked about before are not sent again, nor is one that stands twice in ``images``. Where the
+        budget ends, answers are ``NOT_ASKED``.
+
+        Raises:
+            Unreachable: if the suspect stopped answering. All answers that came are kept.
+            UserError: if the first reply shows that the config is wrong.
+        """
+        digests = image_digests(images)
+        places = {digest: i for i, digest in reversed(list(enumerate(digests)))}  # the first place of each
+        todo = sorted(i for digest, i in places.items() if digest not in self._answers)
+        asked = [digests[i] for i in todo]
+        with closing(self.suspect.stream(images[todo], _Ledger(self, asked))) as batches:
+            for digest in digests:
+                while digest not in self._answers and asked:
+                    try:
+                        batch = next(batches, None)
+                    except Unreachable as error:
+                        answered = sum(digest in self._answers for digest in digests)
+                        raise Unreachable(error.why, answered) from error
+                    if batch is None:
+                        asked = []
+                    else:
+                        self._keep(batch, asked, tuple(images.shape[1:]))
+                yield self._answers.get(digest, Answer(missing=NOT_ASKED, attempt=0))
+
+    def _keep(self, batch: Batch, digests: list[str], shape: tuple[int, ...]) -> None:
+        now = _now()
+        entries = [
+            {
+                "image": digests[i],
+                "shape": shape,
+                "label": answer.label,
+                "missing": answer.missing,
+                "status": answer.status,
+                "attempt": answer.attempt,
+                "time": now,
+            }
+            for i, answer in batch
+        ]
+        with self._guard:
+            if self._file is not None:
+                self._file.write(entries)
+            self._answers.update((digests[i], answer) for i, answer in batch)
+
+    def spend(self, digests: Sequence[str], attempt: int) -> int:
+        """Counts images that are about to leave, and says how many of them may."""
+        with self._guard:
+            n = len(digests) if self.left is None else min(len(digests), self.left)
+            if n and self._file is not None:
+                self._file.write([{"sent": list(digests[:n]), "attempt": attempt, "time": _now()}])
+            self._sent.update(digests[:n])
+            return n
+
+    def refund(self, digests: Sequence[str]) -> None:
+        """Uncounts images that did not leave."""
+        with self._guard:
+            if self._file is not None:
+                self._file.write([{"unsent": list(digests), "time": _now()}])
+            self._sent.subtract(digests)
+
+
+class _Ledger:
+    """The :class:`~wmlightning.ownership.suspects.base.Spend` of one stream."""
+
+    def __init__(self, recorded: Recorded, digests: list[str]) -> None:
+        self._recorded = recorded
+        self._digests = digests
+
+    def take(self, which: Sequence[int], attempt: int) -> list[int]:
+        return list(which[: self._recorded.spend([self._digests[i] for i in which], attempt)])
+
+    def give_back(self, which: Sequence[int]) -> None:
+        self._recorded.refund([self._digests[i] for i in which])
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
