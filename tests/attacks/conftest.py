@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,11 @@ def victim_folder(composed_task: Callable[..., DictConfig]) -> Path:
     job = prepare(composed_task())
     train(job, force=False)
     return job.folder
+
+
+def copy_of(victim: Path, runs: Path) -> Path:
+    """The trained victim in another store, without what other tests did to it."""
+    return Path(shutil.copytree(victim, runs / victim.name, ignore=shutil.ignore_patterns("attacks")))
 
 
 @pytest.fixture

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.attacks.conftest import TASK
+from tests.attacks.conftest import TASK, copy_of
 
 RATES = [0.2, 0.5, 0.9]
 
@@ -20,7 +19,7 @@ RATES = [0.2, 0.5, 0.9]
 def logged(train: Callable[..., Any], victim_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an attack that was carried out with all loggers on, on a machine without a W&B account."""
     cwd = tmp_path_factory.mktemp("logged")
-    shutil.copytree(victim_folder, cwd / "runs" / victim_folder.name)
+    copy_of(victim_folder, cwd / "runs")
     done = train(
         *[option for option in TASK if not option.startswith("logger")],
         "attack=prune",

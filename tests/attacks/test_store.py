@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.attacks.conftest import TASK
+from tests.attacks.conftest import TASK, copy_of
 from wmlightning import load_run
 from wmlightning.errors import UserError
 
@@ -29,7 +29,7 @@ FAST = ("attack=prune", "attack.prune.rates=[0.5,0.9]")
 def copied(victim_folder: Path, runs: Path) -> Path:
     """A copy of the trained victim where the command looks for it."""
     runs.mkdir()
-    return Path(shutil.copytree(victim_folder, runs / victim_folder.name))
+    return copy_of(victim_folder, runs)
 
 
 def card_of(folder: Path, attack: str = "prune") -> dict[str, Any]:
@@ -313,7 +313,7 @@ def test_loaded_run_answers_as_the_trained_one(stage: Any, victim_folder: Path) 
 
 
 def test_loading_needs_no_place_to_write(victim_folder: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(victim_folder, tmp_path / "store" / victim_folder.name))
+    folder = copy_of(victim_folder, tmp_path / "store")
     os.chmod(folder.parent, 0o555)  # noqa: PTH101
     try:
         assert len(load_run(folder).triggers.trained) == 60
