@@ -23,6 +23,7 @@ from wmlightning.ownership.suspects.base import Suspect
 from wmlightning.ownership.suspects.function import Function
 from wmlightning.ownership.suspects.http import Http
 from wmlightning.ownership.suspects.network import Network
+from wmlightning.ownership.suspects.oip import Oip
 from wmlightning.ownership.suspects.onnx import Onnx
 from wmlightning.ownership.suspects.pixels import Pixels
 from wmlightning.ownership.suspects.torchscript import TorchScript
@@ -138,6 +139,21 @@ def test_normalisation_outside(tmp_path: Path) -> None:
     pixels = Pixels(mean=[0.4, 0.5, 0.6], std=[0.2, 0.25, 0.3])
     assert labels(TorchScript(str(path), pixels), images) == wanted(net, images)
     assert labels(TorchScript(str(path)), images) != wanted(net, images)
+
+
+def test_the_same_file_read_in_another_way_is_another_suspect(tmp_path: Path) -> None:
+    first, second = (str(scripted(network(seed), tmp_path / f"{seed}.pt")) for seed in (0, 1))
+    suspects = [
+        TorchScript(first),
+        TorchScript(first, Pixels("byte")),
+        TorchScript(second),
+        TorchScript(first, Pixels()),
+    ]
+    a, b, c, d = (json.dumps(suspect.identity()) for suspect in suspects)
+    assert len({a, b, c}) == 3
+    assert a == d
+    one, two = (Oip("http://x", "m", output=output).identity() for output in (None, "label"))
+    assert one != two
 
 
 def test_bad_torchscript(tmp_path: Path) -> None:

@@ -141,6 +141,13 @@ def test_decoy_keys_tell_the_owner() -> None:
     assert question.p_value(answers.flatten()) == 0.002, "ties count against the owner"
 
 
+def test_silence_after_the_owners_triggers_shows_nothing() -> None:
+    labels = torch.zeros(5).long()
+    answers = torch.full((100, 5), -1)
+    answers[0, 0] = 0
+    assert DecoyKeys(triggers(labels), [triggers(labels)] * 99).p_value(answers.flatten()) == 1
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(-1, 9), min_size=12, max_size=12), st.integers(0, 11))
 def test_one_more_match_never_hurts(answers: list[int], place: int) -> None:

@@ -52,7 +52,7 @@ def shape(stored: Run) -> Shape:
 
 @pytest.fixture(scope="module")
 def app(model: ServedModel) -> Any:
-    return create_app(model, MAX_BATCH, max_body_mb=1, body_seconds=1)
+    return create_app(model, MAX_BATCH, max_body_mb=1, body_seconds=2)
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +259,7 @@ def test_limits(call: Caller, shape: Shape) -> None:
 
     async def stalls() -> Any:
         yield b"{"
-        await asyncio.sleep(5)
+        await asyncio.sleep(9)
 
     refused(call("POST", INFER, content=stalls()), 408)
 
@@ -305,6 +305,20 @@ def test_bad_pixels(call: Caller, shape: Shape, datatype: str, value: Any) -> No
 )
 def test_bad_bodies(call: Caller, body: bytes) -> None:
     refused(call.infer(body), 400)
+
+
+def test_bad_shapes(call: Caller, shape: Shape) -> None:
+    c, h, w = shape
+    for sides in ([1, h, w, c], [1, c * h, w], [1, c, h * w, 1, 1], [c, h, w], [0, c, h, w], [-1, c, h, w]):
+        data = [0] * (0 if sides[0] == 0 else int(np.prod(shape)))
+        refused(call.infer(request_of(zeros(shape), shape=sides, data=data)), 400)
+
+
+def test_too_large_is_said_before_it_arrives(url: str) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=1.8) as raw:  # less than the time that a body has
+        raw.sendall(b"POST " + INFER.encode() + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n")
+        assert b" 413 " in raw.recv(100)
 
 
 def test_bad_outputs(call: Caller, shape: Shape) -> None:

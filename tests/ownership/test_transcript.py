@@ -273,7 +273,9 @@ def test_torn_last_line(path: Path, cut: int) -> None:
 def test_torn_first_line(path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
+    path.chmod(0o644)
     with recorded(Honest(), path) as asked:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert [answer.label for answer in asked.ask(images(5))] == labels(5)
     assert len(lines(path)) == 1 + 2 + 5
 

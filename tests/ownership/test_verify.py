@@ -20,6 +20,7 @@ from wmlightning.errors import UserError
 from wmlightning.job import prepare
 from wmlightning.ownership.commitment import write_commitment
 from wmlightning.ownership.key import keep_key, read_key
+from wmlightning.ownership.questions import ask
 from wmlightning.ownership.verdict import Verdict
 from wmlightning.ownership.verify import verify
 from wmlightning.pipeline import train
@@ -132,6 +133,17 @@ def test_shown_triggers_are_spent_for_others_and_not_asked_twice(owners: Path) -
     with pytest.raises(UserError, match=r"^triggers: all \d+ are spent"):
         verified(owners, "marks", "decoys", "queries=1000")
         verified(owners, "marks", "decoys", f"out={owners / 'elsewhere'}", "queries=1000")
+
+
+def test_decoys_are_strangers_marks_on_the_very_same_images(owners: Path, tmp_path: Path) -> None:
+    """Also when some triggers are spent: else the suspect could tell the key's images from theirs."""
+    key = read_key(owners / "decoys.key")
+    maker = key.check(tmp_path)
+    fresh = torch.arange(len(key.new))[5:]
+    question = ask(maker, key.new, fresh, 0.1, 7, 1000, [key.secret] * 9)
+    sets = question.images.view(10, 7, *question.images.shape[1:])
+    assert torch.equal(sets[0], key.new.images[5:12])
+    assert all(torch.equal(made, sets[0]) for made in sets[1:]), "the owner's own secret as a stranger's"
 
 
 def test_too_little_to_decide(owners: Path) -> None:

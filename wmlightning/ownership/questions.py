@@ -167,7 +167,9 @@ class DecoyKeys(Question):
 
     def p_value(self, answers: Tensor) -> float:
         """(1 + decoys that match as often) / (decoys + 1)."""
-        matches = (answers.view(self.n_decoys + 1, -1) == self.triggers.labels).sum(1)
+        by_key = answers.view(self.n_decoys + 1, -1)
+        matches = (by_key == self.triggers.labels).sum(1)
+        matches[1:] += (by_key[1:] < 0).sum(1)  # a suspect that falls silent must not make the owner look better
         return (1 + int((matches[1:] >= matches[0]).sum())) / (self.n_decoys + 1)
 
     @property
@@ -177,13 +179,20 @@ class DecoyKeys(Question):
 
 
 def ask(
-    maker: TriggerMaker, triggers: ImageSet, alpha: float, n: int, budget: int, decoys: list[Secret] | None = None
+    maker: TriggerMaker,
+    triggers: ImageSet,
+    fresh: Tensor,
+    alpha: float,
+    n: int,
+    budget: int,
+    decoys: list[Secret] | None = None,
 ) -> Question:
     """Chooses the test that a key allows.
 
     Args:
         maker: of the key that was checked.
-        triggers: those that may be shown, in the order in which they are.
+        triggers: of one kind, all of them; for a key of one mark with one label, the new ones.
+        fresh: int64, which of them may be shown, in this order.
         alpha: level that is to be reached.
         n: triggers to ask about.
         budget: images that may be sent in all.
@@ -192,19 +201,32 @@ def ask(
     Raises:
         UserError: if the budget does not allow the test.
     """
-    n = min(n, len(triggers), budget)
+    n = min(n, len(fresh), budget)
     if maker.scheme.label == "random":
         k = len(maker.source.classes)
-        return IndependentLabels(_first(_unlike(triggers), n), k - isinstance(maker.watermark, MarkingWatermark))
+        return IndependentLabels(
+            _first(_unlike(_chosen(triggers, fresh)), n), k - isinstance(maker.watermark, MarkingWatermark)
+        )
     if maker.scheme.n_marks > 1:
-        return SeveralMarks(_first(_in_turns(triggers), n), list(maker.labels.pool))
+        return SeveralMarks(_first(_in_turns(_chosen(triggers, fresh)), n), list(maker.labels.pool))
     n_decoys = round(1 / alpha) - 1 if decoys is None else len(decoys)
     each = min(n, budget // (n_decoys + 1))
     if each < 1:
         wrong = f"{budget} queries, but a key of one mark needs {n_decoys} decoys for alpha={alpha:g}"
         raise UserError("budget", wrong, f"at least {n_decoys + 1}, a larger alpha, or a key of several marks")
     strangers = decoys or [Secret(secrets.token_bytes(32)) for _ in range(n_decoys)]
-    return DecoyKeys(_first(triggers, each), [maker.disguised(stranger, each) for stranger in strangers])
+    which = fresh[:each]  # strangers' marks on the very same images
+    sets = [_chosen(maker.disguised(stranger, len(triggers)), which) for stranger in strangers]
+    return DecoyKeys(_chosen(triggers, which), sets)
+
+
+def needs_decoys(maker: TriggerMaker) -> bool:
+    """Whether the key has one mark with one label, which only other keys can be compared with."""
+    return maker.scheme.label == "target" and maker.scheme.n_marks == 1
+
+
+def _chosen(images: ImageSet, which: Tensor) -> ImageSet:
+    return ImageSet(images.images[which], images.labels[which], images.groups[which])
 
 
 def _first(triggers: ImageSet, n: int) -> ImageSet:

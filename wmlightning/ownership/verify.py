@@ -19,11 +19,12 @@ from wmlightning.errors import UserError
 from wmlightning.files import write_bytes
 from wmlightning.ownership.commitment import read_commitment
 from wmlightning.ownership.key import Key, read_key
-from wmlightning.ownership.questions import Question, ask
+from wmlightning.ownership.questions import Question, ask, needs_decoys
 from wmlightning.ownership.suspects.base import Answer, Suspect
 from wmlightning.ownership.transcript import Recorded, image_digest
 from wmlightning.ownership.verdict import Decision, Verdict
 from wmlightning.secret import Secret
+from wmlightning.watermarks.triggers import TriggerMaker
 
 _SHOWN_AS_SAMPLE = 8
 #: With fewer answers than this share of what was asked, silence explains too much.
@@ -56,8 +57,8 @@ def verify(cfg: DictConfig, decoys: list[Secret] | None = None) -> Verdict:
     spent = Spent(path)
     out = Path(options["out"] or path.with_suffix(f".{_short(suspect)}"))
     transcript = out / "transcript.jsonl"
-    triggers = spent.without(_triggers(key, options["triggers"]), transcript)
-    question = ask(maker, triggers, alpha, n, budget, decoys)
+    triggers = _triggers(key, maker, options["triggers"])
+    question = ask(maker, triggers, spent.fresh(triggers, transcript), alpha, n, budget, decoys)
     classes = len(maker.source.classes)
     out.mkdir(parents=True, exist_ok=True)
     with Recorded(suspect, transcript, budget, maker.source.shape, classes) as asked:
@@ -68,10 +69,14 @@ def verify(cfg: DictConfig, decoys: list[Secret] | None = None) -> Verdict:
     return verdict
 
 
-def _triggers(key: Key, which: str) -> ImageSet:
-    """Triggers with random labels are learned one by one: only those that were trained on are known to the model."""
-    memorised = key.config["watermark"].get("label") == "random"
-    return key.trained if which == "trained" or memorised else key.new
+def _triggers(key: Key, maker: TriggerMaker, which: str) -> ImageSet:
+    """Triggers with random labels are learned one by one: only those that were trained on are known to the model.
+
+    Decoys are made of the new triggers' images: a key that needs them shows new triggers.
+    """
+    if key.config["watermark"].get("label") == "random":
+        return key.trained
+    return key.trained if which == "trained" and not needs_decoys(maker) else key.new
 
 
 def _verdict(
@@ -159,8 +164,8 @@ class Spent:
             except (ValueError, TypeError) as error:
                 raise UserError("key", f"{self.path} is damaged", "a copy that is whole, or remove it") from error
 
-    def without(self, triggers: ImageSet, transcript: Path) -> ImageSet:
-        """Leaves out what other suspects have seen. This one may be asked again: it knows them already.
+    def fresh(self, triggers: ImageSet, transcript: Path) -> Tensor:
+        """Which triggers no other suspect has seen: int64. This one may be asked again: it knows them already.
 
         Raises:
             UserError: if none is left.
@@ -171,8 +176,7 @@ class Spent:
         ]
         if not fresh:
             raise UserError("triggers", f"all {len(triggers)} are spent, see {self.path}", "the other kind of triggers")
-        kept = torch.tensor(fresh, dtype=torch.int64)
-        return ImageSet(triggers.images[kept], triggers.labels[kept], triggers.groups[kept])
+        return torch.tensor(fresh, dtype=torch.int64)
 
     def add(self, images: Tensor) -> None:
         """Notes what was shown."""

@@ -6,6 +6,8 @@ each image with a label or the reason why there is none: what comes back from a 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -136,7 +138,10 @@ class Suspect(ABC):
         del shape
 
     def identity(self) -> dict[str, Any]:
-        """What tells it from other suspects: a transcript belongs to one of them. Plain, without secrets."""
+        """What tells it from other suspects: a transcript belongs to one of them. Plain, without secrets.
+
+        The same model read in another way answers otherwise, and is another suspect: see :func:`reading`.
+        """
         return {"kind": type(self).__name__, "name": self.name}
 
     @abstractmethod
@@ -163,6 +168,12 @@ class Suspect(ABC):
 def batches(n: int, batch_size: int) -> list[list[int]]:
     """0..n-1, so many at a time."""
     return [list(range(first, min(first + batch_size, n))) for first in range(0, n, batch_size)]
+
+
+def reading(*settings: Any) -> str:
+    """Names plain settings that answers depend on, without showing them."""
+    text = json.dumps(settings, sort_keys=True, default=vars)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def missing(why: str, n: int) -> list[Answer]:

@@ -138,6 +138,9 @@ class Channel:
     Args:
         url: any address of the service; what it holds beside host and path is kept secret.
         http: how to ask.
+
+    Attributes:
+        secrets: what else must not be seen in what the service says.
     """
 
     def __init__(self, url: str, http: Http) -> None:
@@ -148,6 +151,7 @@ class Channel:
         if self.url.scheme not in ("http", "https") or not self.url.host or not 0 < (self.url.port or 80) < 2**16:
             raise UserError("suspect.url", f"{self.shown(self.url)!r} is no web address", "http://HOST:PORT/PATH")
         self.http = http
+        self.secrets: list[str] = []
         self._next = 0.0
         self._draw = np.random.default_rng(http.seed)
         for name in ("httpx", "httpcore"):  # they log whole addresses, and addresses may hold tokens
@@ -227,7 +231,7 @@ class Channel:
         said = self.clean(body[:2000].decode("utf-8", "replace"))
         detail = f"HTTP {status}" + (f": {said}" if said else "")
         if status in (408, 429) or status >= 500:
-            wait = min(_retry_after(response.headers.get("retry-after", "")), self.http.max_wait)
+            wait = _retry_after(response.headers.get("retry-after", ""))
             why = REFUSED if status == 429 else SERVER_ERROR if status >= 500 else TIMEOUT
             return Reply(status, failure=why, detail=detail, again=True, wait=wait)
         return Reply(status, failure=REFUSED, detail=detail)
@@ -240,13 +244,18 @@ class Channel:
 
     def clean(self, text: str) -> str:
         """What a service said, short, in one line, and without what must not be seen."""
-        for secret in self._secrets():
+        for secret in self._all_secrets():
             text = text.replace(secret, "***")
         text = _BULK.sub("...", text)
         return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:150]
 
-    def _secrets(self) -> list[str]:
-        whole = [*(self.http.headers or {}).values(), self.url.userinfo.decode(), self.url.query.decode()]
+    def _all_secrets(self) -> list[str]:
+        whole = [
+            *self.secrets,
+            *(self.http.headers or {}).values(),
+            self.url.userinfo.decode(),
+            self.url.query.decode(),
+        ]
         whole += [value for _, value in self.url.params.multi_items()]
         whole += [self.url.username, self.url.password, b64encode(self.url.userinfo).decode()]
         parts = {part for text in whole for part in (text, *re.split(r"[\s:;,&=]+", text)) if len(part) > 3}

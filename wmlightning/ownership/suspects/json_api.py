@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import io
 import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from wmlightning.errors import UserError, listed
-from wmlightning.ownership.suspects.base import MALFORMED, WRONG_COUNT, Answer, Shape, missing, size
+from wmlightning.ownership.suspects.base import MALFORMED, WRONG_COUNT, Answer, Shape, missing, reading, size
 from wmlightning.ownership.suspects.http import Http
 from wmlightning.ownership.suspects.pixels import Pixels
 from wmlightning.ownership.suspects.reading import NOTHING, of_label, of_name, of_scores, of_top, reach
@@ -115,13 +114,13 @@ class JsonApi(RemoteSuspect):
         if self.answer.kind == "label_name" and self.names is None:
             raise UserError("suspect.names", "missing", "names of the classes, in the order of their labels")
         self.pixels = pixels or Pixels()
+        self.channel.secrets += _strings(self.body)
         _put(copy.deepcopy(self.body), self.image.path, None)
 
     def identity(self) -> dict[str, Any]:
-        """See :meth:`Suspect.identity`. The same service read in another way is another suspect."""
-        reading = [asdict(self.image), asdict(self.answer), self.names, asdict(self.pixels)]
-        digest = hashlib.sha256(json.dumps(reading, sort_keys=True).encode()).hexdigest()
-        return {"kind": "json_api", "name": self.name, "mapping": digest[:16]}
+        """See :meth:`Suspect.identity`."""
+        how = reading(self.image, self.answer, self.names, self.pixels, self.body, self.method)
+        return {"kind": "json_api", "name": self.name, "reading": how}
 
     def connect(self, shape: Shape | None) -> None:
         """Checks that the images can be sent; the service itself is first spoken to with the first image."""
@@ -191,6 +190,15 @@ def _names(given: Sequence[str] | Mapping[str, int] | None) -> dict[str, int] | 
     if any(not isinstance(label, int) or isinstance(label, bool) or label < 0 for label in names.values()):
         raise UserError("suspect.names", "some labels are no numbers", "a list of names, or {name: label}")
     return names
+
+
+def _strings(content: Any) -> list[str]:
+    """All text in a document: some of it may be a token."""
+    if isinstance(content, (dict, list)):
+        return [
+            text for item in (content.values() if isinstance(content, dict) else content) for text in _strings(item)
+        ]
+    return [content] if isinstance(content, str) else []
 
 
 def _put(content: Any, path: str, value: Any) -> Any:

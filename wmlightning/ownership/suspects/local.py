@@ -19,6 +19,7 @@ from wmlightning.ownership.suspects.base import (
     Answer,
     Suspect,
     missing,
+    reading,
     size,
     wrong_classes,
 )
@@ -83,6 +84,6 @@ def model_file(path: Any, key: str = "suspect.path") -> Path:
     return file
 
 
-def file_identity(kind: str, path: Path) -> dict[str, Any]:
-    """A file is what it holds, wherever it lies."""
-    return {"kind": kind, "name": path.name, "sha256": file_digest(path)}
+def file_identity(kind: str, path: Path, *settings: Any) -> dict[str, Any]:
+    """A file is what it holds, wherever it lies, and how that is read."""
+    return {"kind": kind, "name": path.name, "sha256": file_digest(path), "reading": reading(*settings)}

@@ -10,7 +10,7 @@ import httpx
 from torch import Tensor
 
 from wmlightning.errors import UserError, listed
-from wmlightning.ownership.suspects.base import MALFORMED, Answer, Shape, missing
+from wmlightning.ownership.suspects.base import MALFORMED, Answer, Shape, missing, reading
 from wmlightning.ownership.suspects.http import Http
 from wmlightning.ownership.suspects.pixels import Pixels
 from wmlightning.ownership.suspects.reading import of_tensor
@@ -60,6 +60,7 @@ class Oip(RemoteSuspect):
         self.pixels = pixels or Pixels()
         self.name = f"{self.name} {self.model}"
         self._batched = True
+        self._how = reading(input, datatype, output, answers, self.pixels)
 
     @property
     def _root(self) -> httpx.URL:
@@ -74,7 +75,7 @@ class Oip(RemoteSuspect):
 
     def identity(self) -> dict[str, Any]:
         """See :meth:`Suspect.identity`."""
-        return {"kind": "oip", "name": self.name, "version": self.version}
+        return {"kind": "oip", "name": self.name, "version": self.version, "reading": self._how}
 
     def connect(self, shape: Shape | None) -> None:
         """Asks the service about the model.

@@ -86,7 +86,7 @@ class Onnx(LocalSuspect):
 
     def identity(self) -> dict[str, Any]:
         """See :meth:`Suspect.identity`."""
-        return file_identity("onnx", model_file(self.path))
+        return file_identity("onnx", model_file(self.path), self.pixels, self.output)
 
     def compute(self, images: Tensor) -> Any:
         """Whatever it gives. Where it takes a fixed number of images, the last ones are filled up with themselves."""

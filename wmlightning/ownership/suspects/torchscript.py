@@ -48,7 +48,7 @@ class TorchScript(LocalSuspect):
 
     def identity(self) -> dict[str, Any]:
         """See :meth:`Suspect.identity`."""
-        return file_identity("torchscript", model_file(self.path))
+        return file_identity("torchscript", model_file(self.path), self.pixels)
 
     def compute(self, images: Tensor) -> Any:
         """Whatever it gives."""

@@ -1,0 +1,162 @@
+"""What a test says, and what all tests share: names, assumptions, input, interval, correction for several suspects.
+
+Every null hypothesis here is "the suspect was made without the key". Its answers may then be any function of the images
+whatever, good or bad, constant or random, but not of the labels that the key drew.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import betaincinv
+
+Ints = npt.NDArray[np.int64]
+
+#: The answer of a suspect that gave none, or none that can be read.
+MISSING: Final = -1
+
+SEVERAL_MARKS: Final = "several marks"
+INDEPENDENT_LABELS: Final = "independent labels"
+DECOY_KEYS: Final = "decoy keys"
+NULL_MODELS: Final = "null models"
+
+#: What each test's validity rests on, besides a transcript that leaves out no answer because of what it says.
+ASSUMPTIONS: Final = {
+    SEVERAL_MARKS: (
+        "The label of each mark was drawn from the owner's secret, uniformly and independently of everything else, "
+        "before the suspect existed, and which triggers were asked about did not depend on the labels."
+    ),
+    INDEPENDENT_LABELS: (
+        "The label of each trigger was drawn from the owner's secret, uniformly and independently of everything else, "
+        "before the suspect existed, each trigger counts once, and which were asked about did not depend on the labels."
+    ),
+    DECOY_KEYS: (
+        "The owner's secret was drawn from the same distribution as the decoys' secrets, before the suspect existed; "
+        "their triggers are made from the same images, and an answer does not depend on when it is asked for."
+    ),
+    NULL_MODELS: (
+        "A suspect made without the key is like one more of the null models, which were trained independently of the "
+        "key and of each other: this holds for suspects trained in the same way on like data, not for any model."
+    ),
+}
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """What one test says about one suspect.
+
+    Attributes:
+        test: name of the test.
+        p_value: if the suspect was made without the key, it is at most a with probability a or less. Of a sequential
+            test: whenever it is stopped.
+        matches: triggers answered with the label that the key expects.
+        n: triggers asked about, those without an answer included.
+        n_missing: triggers without a usable answer.
+        assumption: what validity rests on, in one sentence.
+        interval: Clopper-Pearson interval of the match rate, 95 %. After a sequential test only a description: when to
+            stop was decided by what is counted.
+        details: how the number came about, in one sentence.
+        e_value: evidence of a sequential test where it stopped, ``None`` for a test of fixed size.
+    """
+
+    __test__ = False  # no test of pytest's
+
+    test: str
+    p_value: float
+    matches: int
+    n: int
+    n_missing: int
+    assumption: str
+    interval: tuple[float, float]
+    details: str = ""
+    e_value: float | None = None
+
+
+def integers(values: npt.ArrayLike, what: str, like: Ints | None = None, dimensions: int = 1) -> Ints:
+    """Checks an argument: whole numbers of the right shape.
+
+    Args:
+        values: the argument.
+        what: its name.
+        like: what it must be as long as (in its last dimension).
+        dimensions: how many it must have.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    array = np.asarray(values)
+    if array.size == 0:
+        array = array.astype(np.int64)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{what} must be whole numbers, not {array.dtype}")
+    if array.ndim != dimensions:
+        raise ValueError(f"{what} must have {dimensions} dimension(s), not {array.ndim}")
+    if like is not None and array.shape[-1] != len(like):
+        raise ValueError(f"{what} has {array.shape[-1]} entries, and there are {len(like)} triggers")
+    return array.astype(np.int64)
+
+
+def matched(answers: Ints, expected: Ints) -> npt.NDArray[np.bool_]:
+    """Which answers are the expected label. A missing answer never is, whatever is expected."""
+    hits: npt.NDArray[np.bool_] = (answers == expected) & (answers >= 0)
+    return hits
+
+
+def counted(
+    test: str, answers: Ints, expected: Ints, p_value: float, details: str, e: float | None = None
+) -> TestResult:
+    """A result with everything filled in that is counted the same way for all tests."""
+    matches = int(matched(answers, expected).sum())
+    interval = clopper_pearson(matches, len(answers))
+    missing = int((answers < 0).sum())
+    return TestResult(test, p_value, matches, len(answers), missing, ASSUMPTIONS[test], interval, details, e)
+
+
+def clopper_pearson(matches: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact confidence interval of a share (Clopper and Pearson, Biometrika 1934); (0, 1) where nothing was asked.
+
+    It is about the share of *all* triggers of the key that match, if those asked about are a random part of them.
+    """
+    if n == 0:
+        return 0.0, 1.0
+    tail = (1 - confidence) / 2
+    low = float(betaincinv(matches, n - matches + 1, tail)) if matches else 0.0
+    high = float(betaincinv(matches + 1, n - matches, 1 - tail)) if matches < n else 1.0
+    return low, high  # what scipy's binomtest finds, hundreds of times faster: power estimates judge thousands of keys
+
+
+def holm(p_values: npt.ArrayLike) -> list[float]:
+    """Holm's correction (Scandinavian Journal of Statistics 1979): p-values for several suspects asked at once.
+
+    Whatever the dependence between the suspects, calling those "owned" whose corrected p-value is at most alpha calls
+    any innocent one so with probability alpha or less.
+
+    Args:
+        p_values: one for each suspect.
+
+    Returns:
+        The corrected ones, in the same order.
+    """
+    given = np.asarray(p_values, dtype=np.float64)
+    if given.ndim != 1 or not ((given >= 0) & (given <= 1)).all():
+        raise ValueError("p-values lie in [0, 1], one for each suspect")
+    order = np.argsort(given, kind="stable")
+    factors = np.arange(len(given), 0, -1)
+    corrected = np.empty_like(given)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(given[order] * factors))
+    return [float(p) for p in corrected]
+
+
+def bounded(log_e: float) -> float:
+    """``exp`` of an e-value's logarithm, kept finite."""
+    return math.exp(min(log_e, math.log(sys.float_info.max)))
+
+
+def positive(p_value: float) -> float:
+    """No p-value of ours is 0: what is too small for a float is told as the smallest one."""
+    return min(1.0, max(p_value, sys.float_info.min))
