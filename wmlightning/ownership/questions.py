@@ -10,13 +10,13 @@ import secrets
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.stats import binom, binomtest
 from torch import Tensor
 
 from wmlightning.data.batches import ImageSet
 from wmlightning.errors import UserError
+from wmlightning.ownership.statistics.fixed import decoy_keys, independent_labels, several_marks
+from wmlightning.ownership.statistics.result import clopper_pearson
 from wmlightning.secret import Secret
 from wmlightning.watermarks.base import MarkingWatermark
 from wmlightning.watermarks.triggers import TriggerMaker
@@ -41,10 +41,7 @@ class Evidence:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % Clopper-Pearson interval of the share of matches."""
-        if not self.n:
-            return 0.0, 1.0
-        found = binomtest(self.matches, self.n).proportion_ci(0.95, "exact")
-        return float(found.low), float(found.high)
+        return clopper_pearson(self.matches, self.n)
 
 
 class Question(ABC):
@@ -103,14 +100,8 @@ class SeveralMarks(Question):
 
     def p_value(self, answers: Tensor) -> float:
         """See :class:`SeveralMarks`."""
-        observed, law = 0, np.ones(1)
-        for mark in torch.unique(self.triggers.groups).tolist():
-            members = self.triggers.groups == mark
-            given = answers[members].numpy()
-            observed += int((given == self.triggers.labels[members].numpy()).sum())
-            counts = np.array([(given == label).sum() for label in self.pool])
-            law = np.convolve(law, np.bincount(counts) / len(self.pool))
-        return float(min(1.0, law[observed:].sum()))
+        ours = self.triggers
+        return several_marks(answers.numpy(), ours.labels.numpy(), ours.groups.numpy(), self.pool).p_value
 
     @property
     def smallest_p(self) -> float:
@@ -138,8 +129,7 @@ class IndependentLabels(Question):
 
     def p_value(self, answers: Tensor) -> float:
         """Upper tail of the binomial law."""
-        matches = int((answers == self.triggers.labels).sum())
-        return float(binom.sf(matches - 1, len(answers), 1 / self.n_labels))
+        return independent_labels(answers.numpy(), self.triggers.labels.numpy(), self.n_labels).p_value
 
     @property
     def smallest_p(self) -> float:
@@ -167,10 +157,8 @@ class DecoyKeys(Question):
 
     def p_value(self, answers: Tensor) -> float:
         """(1 + decoys that match as often) / (decoys + 1)."""
-        by_key = answers.view(self.n_decoys + 1, -1)
-        matches = (by_key == self.triggers.labels).sum(1)
-        matches[1:] += (by_key[1:] < 0).sum(1)  # a suspect that falls silent must not make the owner look better
-        return (1 + int((matches[1:] >= matches[0]).sum())) / (self.n_decoys + 1)
+        ours, decoys = answers.view(self.n_decoys + 1, -1).numpy()[0], answers.view(self.n_decoys + 1, -1).numpy()[1:]
+        return decoy_keys(ours, self.triggers.labels.numpy(), decoys).p_value
 
     @property
     def smallest_p(self) -> float:
