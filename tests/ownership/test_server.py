@@ -311,7 +311,8 @@ def test_bad_shapes(call: Caller, shape: Shape) -> None:
     c, h, w = shape
     for sides in ([1, h, w, c], [1, c * h, w], [1, c, h * w, 1, 1], [c, h, w], [0, c, h, w], [-1, c, h, w]):
         data = [0] * (0 if sides[0] == 0 else int(np.prod(shape)))
-        refused(call.infer(request_of(zeros(shape), shape=sides, data=data)), 400)
+        for datatype in ("UINT8", "FP32"):
+            refused(call.infer(request_of(zeros(shape), datatype, shape=sides, data=data)), 400)
 
 
 def test_too_large_is_said_before_it_arrives(url: str) -> None:

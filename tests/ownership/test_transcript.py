@@ -146,6 +146,37 @@ def test_order_of_answers_is_that_of_the_images() -> None:
         assert asked.queries < 13
 
 
+def test_stream_left_open_ends_with_the_block(path: Path) -> None:
+    with serving() as service:
+        with recorded(api(service.url, quick(concurrency=2)), path) as asked:
+            stream = asked.stream(images(200))
+            next(stream)
+        time.sleep(0.1)
+        n = len(service.calls)
+        time.sleep(0.1)
+        assert len(service.calls) == n <= 5
+        assert sum(len(line["sent"]) for line in lines(path) if "sent" in line) >= n
+        stream.close()
+
+
+LEFT_OPEN = """
+import sys
+from tests.ownership.services import api, images
+stream = api(sys.argv[1]).stream(images(200))
+next(stream)
+raise ValueError("something else goes wrong")
+"""
+
+
+@pytest.mark.slow
+def test_stream_left_open_does_not_keep_python_alive() -> None:
+    with serving() as service:
+        command = [sys.executable, "-c", LEFT_OPEN, service.url]
+        done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1
+    assert "something else goes wrong" in done.stderr
+
+
 def test_images_of_no_number() -> None:
     with recorded(Honest(), None) as asked:
         assert asked.ask(images(0)) == []

@@ -18,6 +18,7 @@ from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from filelock import FileLock, Timeout
 from torch import Tensor
@@ -169,6 +170,7 @@ class Recorded:
         self._file: Transcript | None = None
         self._sent: Counter[str] = Counter()
         self._answers: dict[str, Answer] = {}
+        self._open: WeakSet[Generator[Batch, None, None]] = WeakSet()
         self._guard = threading.Lock()  # images leave from one thread and answers are written by another
 
     def __enter__(self) -> Self:
@@ -184,6 +186,9 @@ class Recorded:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Ends what is under way: no image leaves that is not written down."""
+        for batches in list(self._open):
+            batches.close()
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -227,7 +232,9 @@ class Recorded:
         places = {digest: i for i, digest in reversed(list(enumerate(digests)))}  # the first place of each
         todo = sorted(i for digest, i in places.items() if digest not in self._answers)
         asked = [digests[i] for i in todo]
-        with closing(self.suspect.stream(images[todo], _Ledger(self, asked))) as batches:
+        batches = self.suspect.stream(images[todo], _Ledger(self, asked))
+        self._open.add(batches)
+        with closing(batches):
             for digest in digests:
                 while digest not in self._answers and asked:
                     try:
@@ -243,18 +250,7 @@ class Recorded:
 
     def _keep(self, batch: Batch, digests: list[str], shape: tuple[int, ...]) -> None:
         now = _now()
-        entries = [
-            {
-                "image": digests[i],
-                "shape": shape,
-                "label": answer.label,
-                "missing": answer.missing,
-                "status": answer.status,
-                "attempt": answer.attempt,
-                "time": now,
-            }
-            for i, answer in batch
-        ]
+        entries = [{"image": digests[i], "shape": shape, **vars(answer), "time": now} for i, answer in batch]
         with self._guard:
             if self._file is not None:
                 self._file.write(entries)

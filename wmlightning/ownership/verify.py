@@ -62,8 +62,10 @@ def verify(cfg: DictConfig, decoys: list[Secret] | None = None) -> Verdict:
     classes = len(maker.source.classes)
     out.mkdir(parents=True, exist_ok=True)
     with Recorded(suspect, transcript, budget, maker.source.shape, classes) as asked:
-        answers = asked.ask(question.images)
-        spent.add(question.triggers.images)
+        try:
+            answers = asked.ask(question.images)
+        finally:  # what left this machine has been seen, whatever came back
+            spent.add(question.triggers.images, asked.shown)
     verdict = _verdict(question, answers, alpha, suspect.name, key, committed, options["show_triggers"])
     verdict.write(out)
     return verdict
@@ -178,7 +180,7 @@ class Spent:
             raise UserError("triggers", f"all {len(triggers)} are spent, see {self.path}", "the other kind of triggers")
         return torch.tensor(fresh, dtype=torch.int64)
 
-    def add(self, images: Tensor) -> None:
-        """Notes what was shown."""
-        self.digests |= {image_digest(image) for image in images}
+    def add(self, images: Tensor, shown: set[str]) -> None:
+        """Notes which of the key's triggers were shown, by the hashes of all images that were."""
+        self.digests |= {image_digest(image) for image in images} & shown
         write_bytes(self.path, (json.dumps(sorted(self.digests)) + "\n").encode(), private=True)

@@ -262,6 +262,19 @@ class Channel:
         return sorted(parts, key=len, reverse=True)
 
 
+def refusal(name: str, reply: Reply) -> UserError:
+    """The error for a first reply that shows that the config is wrong."""
+    wrong = f"{name}: {reply.detail}"
+    if reply.status in (401, 403, 407):
+        return UserError("suspect.http.headers", wrong, "a token that may ask")
+    if reply.status == 413:
+        return UserError("suspect.batch_size", wrong, "fewer images at once")
+    if not reply.sent and "TLS" in reply.detail:
+        right = "a certificate that this machine trusts, or verify=FILE with the one to trust"
+        return UserError("suspect.http.verify", wrong, right)
+    return UserError("suspect.url", wrong, "the address of a service that is running")
+
+
 def _tls_refusal(error: BaseException | None) -> str:
     """Why the certificate was refused, if it was that."""
     while error is not None:

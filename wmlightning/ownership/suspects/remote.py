@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import Any
+from weakref import WeakSet
 
 import anyio
 import httpx
@@ -29,8 +32,18 @@ from wmlightning.ownership.suspects.base import (
     batches,
     missing,
 )
-from wmlightning.ownership.suspects.http import Channel, Http, Reply
+from wmlightning.ownership.suspects.http import Channel, Http, Reply, refusal
 from wmlightning.ownership.suspects.reading import NOTHING, parse
+
+#: Streams whose event loop may still run. One left open must end while threads still live, or Python never ends.
+_OPEN: WeakSet[Generator[Batch, None, None]] = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for stream in list(_OPEN):
+        with suppress(ValueError):  # another thread is in it
+            stream.close()
 
 
 @dataclass(frozen=True)
@@ -118,11 +131,16 @@ class RemoteSuspect(Suspect):
             UserError: if the first reply shows that the config is wrong.
             Unreachable: if the service stopped answering; what it answered has been given before.
         """
+        stream = self._stream(images, spend or Unlimited())
+        _OPEN.add(stream)
+        return stream
+
+    def _stream(self, images: Tensor, spend: Spend) -> Generator[Batch, None, None]:
         waiting = deque(batches(len(images), self.batch_size))
         results: SimpleQueue[Batch | None] = SimpleQueue()
         with start_blocking_portal() as portal:  # an event loop of its own, whatever the caller's thread is doing
             room = portal.call(anyio.Semaphore, self.http.concurrency)
-            flow = _Flow(images, spend or Unlimited(), results.put, room, waiting)
+            flow = _Flow(images, spend, results.put, room, waiting)
             work = portal.start_task_soon(self._work, flow)
             work.add_done_callback(lambda _: results.put(None))
             try:
@@ -270,16 +288,3 @@ def _unanswered(which: list[int], tries: dict[int, int], reply: Reply) -> Batch:
     """What never left has no answer, not even a missing one."""
     why = Answer(missing=reply.failure, status=reply.status)
     return [(i, replace(why, attempt=tries[i])) for i in which if tries[i]]
-
-
-def refusal(name: str, reply: Reply) -> UserError:
-    """The error for a first reply that shows that the config is wrong."""
-    wrong = f"{name}: {reply.detail}"
-    if reply.status in (401, 403, 407):
-        return UserError("suspect.http.headers", wrong, "a token that may ask")
-    if reply.status == 413:
-        return UserError("suspect.batch_size", wrong, "fewer images at once")
-    if not reply.sent and "TLS" in reply.detail:
-        right = "a certificate that this machine trusts, or verify=FILE with the one to trust"
-        return UserError("suspect.http.verify", wrong, right)
-    return UserError("suspect.url", wrong, "the address of a service that is running")
