@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,21 @@ def setting(value: Any, key: str, kind: type, low: float, high: float = float("i
 def without(mapping: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     """A copy of ``mapping`` without some keys."""
     return {key: value for key, value in mapping.items() if key not in keys}
+
+
+@contextmanager
+def from_elsewhere(key: str) -> Iterator[None]:
+    """What a config that others wrote lacks, or has of the wrong kind, is their mistake: told in one line.
+
+    Raises:
+        UserError: naming ``key``.
+    """
+    try:
+        yield
+    except (OmegaConfBaseException, LookupError, TypeError, AttributeError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0][:100]
+        wrong = f"its config is not whole ({type(error).__name__}: {reason})"
+        raise UserError(key, wrong, "what wmlightning wrote, unaltered") from error
 
 
 def check_targets(node: Any, key: str, trust: Sequence[str] = ()) -> None:

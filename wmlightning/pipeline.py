@@ -24,7 +24,7 @@ from wmlightning.allocator import keep_freed_memory
 from wmlightning.attacks.execution import Assault, Scene, Victim, carry_out, plain_weights, plan
 from wmlightning.callbacks import resume
 from wmlightning.callbacks.accuracy import Accuracies
-from wmlightning.config import make, plain, unmarked_config
+from wmlightning.config import from_elsewhere, make, plain, unmarked_config
 from wmlightning.data.datamodule import WatermarkData
 from wmlightning.errors import UserError
 from wmlightning.files import write_bytes
@@ -88,7 +88,9 @@ def attack_found(cfg: DictConfig) -> dict[str, Any]:
     if path.is_dir():
         card = read_run(path, trust=plain(cfg.trust))
         key = Path(cfg.key) if cfg.key is not None else None
-        job = prepare(with_task_of(cfg, card), secret=secret_of(card, key))
+        secret = secret_of(card, key)
+        with from_elsewhere("victim"):
+            job = prepare(with_task_of(cfg, card), secret=secret)
         job.cfg.auto.update(name=card["name"])
         victim = Victim(str(card["name"]), str(card["fingerprint"]), path)
         load_weights(job.net, path / WEIGHTS)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from wmlightning.config import check_targets, make, placed
+from wmlightning.config import check_targets, from_elsewhere, make, placed
 from wmlightning.errors import UserError
 from wmlightning.job import Job, network_of, prepare
 from wmlightning.ownership.key import read_key
@@ -117,6 +117,8 @@ def read_run(folder: Path, key: str = "victim", trust: Sequence[str] = ()) -> di
     config = card.get("config")
     if not isinstance(config, dict) or not all(isinstance(config.get(part), dict) for part in _TASK):
         raise UserError(key, f"the card in {folder} has no config", "a card that wmlightning wrote")
+    if not isinstance(card.get("name"), str) or not isinstance(card.get("fingerprint"), str):
+        raise UserError(key, f"the card in {folder} names no model", "a card that wmlightning wrote")
     check_targets({part: config.get(part) for part in (*_TASK, "trainer")}, key, trust)
     return card
 
@@ -178,7 +180,9 @@ class Run:
     @cached_property
     def job(self) -> Job:
         """Data, roles and trigger maker, settled as for the training. Reads the data's labels."""
-        return prepare(self._cfg, writes=False, secret=secret_of(self.card, self._key))
+        secret = secret_of(self.card, self._key)
+        with from_elsewhere("path"):
+            return prepare(self._cfg, writes=False, secret=secret)
 
     @cached_property
     def triggers(self) -> Triggers:
@@ -237,7 +241,7 @@ def load_run(
     config = card["config"]
     settings = {
         **{part: placed(config[part], place) for part in _TASK},
-        "seed": config["seed"],
+        "seed": config.get("seed"),
         "trainer": {"accelerator": "cpu", "precision": "32-true", "max_epochs": 1},
         "data_dir": place,
         "runs_dir": str(folder.parent),
@@ -246,4 +250,5 @@ def load_run(
         "group": None,
         "tags": [],
     }
-    return Run(folder, card, OmegaConf.create(settings), Path(key) if key is not None else None)
+    with from_elsewhere("path"):
+        return Run(folder, card, OmegaConf.create(settings), Path(key) if key is not None else None)

@@ -225,6 +225,45 @@ def test_odd_cards_of_victims(main: Command, copied: Path) -> None:
     assert "schema 99" in line
 
 
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("name",), None),
+        (("fingerprint",), 3),
+        (("config", "seed"), "x"),
+        (("config", "dataset"), {}),
+        (("config", "dataset", "source"), 5),
+        (("config", "dataset", "mean"), None),
+        (("config", "dataset", "classes"), []),
+        (("config", "watermark"), {}),
+        (("config", "watermark", "n_marks"), {"a": 1}),
+        (("config", "model"), {"_target_": None}),
+        (("config", "recipe"), {}),
+        (("config", "trainer"), [1]),
+        (("precision",), None),
+        (("identity",), 7),
+    ],
+)
+def test_cards_with_parts_missing_or_odd_are_told_in_one_line(
+    main: Command, copied: Path, keys: tuple[str, ...], value: Any
+) -> None:
+    change(copied, *keys, value=value)
+    done = main(f"victim={copied}", *FAST, "logger=none")
+    assert "Traceback" not in done.out + done.err
+    assert done.code == 0 or (done.code == 1 and len(done.errors) == 1), str(done)
+    try:
+        _ = load_run(copied).triggers
+    except UserError as error:
+        assert "; " in str(error)
+
+
+def test_a_name_with_markup_is_printed_as_it_is(main: Command, copied: Path) -> None:
+    change(copied, "name", value="stolen [/bold] [red]")
+    done = main(f"victim={copied}", *FAST, "logger=none")
+    assert done.code == 0, str(done)
+    assert "prune on stolen [/bold] [red]" in " ".join(done.out.split())
+
+
 def test_truncated_attack_card_is_done_again_and_a_newer_one_is_kept(main: Command, copied: Path) -> None:
     assert main(*TASK, *FAST).code == 0
     (path,) = copied.glob("attacks/prune-*/card.json")

@@ -100,6 +100,14 @@ def test_changed_config_is_refused(key: Key, tmp_path: Path, change: tuple[Any, 
         dataclasses.replace(key, config=config).check(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "part", [{"dataset": {}}, {"dataset": {"source": 5}}, {"watermark": {}}, {"watermark": {"_target_": 1}}]
+)
+def test_config_that_is_not_whole_is_told_in_one_line(key: Key, tmp_path: Path, part: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"^[\w.]+: .*; "):
+        dataclasses.replace(key, config={**key.config, **part}).check(tmp_path)
+
+
 def test_other_secret_is_refused(key: Key, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="do not follow"):
         dataclasses.replace(key, secret=SECRET.derive("thief")).check(tmp_path)

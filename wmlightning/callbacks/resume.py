@@ -74,15 +74,7 @@ class ResumePoint(ModelCheckpoint):
             return None
         try:
             torch.load(path, map_location="cpu", weights_only=True)
-        except (
-            pickle.UnpicklingError,
-            RuntimeError,
-            OSError,
-            EOFError,
-            ValueError,
-            LookupError,
-            zipfile.BadZipFile,
-        ) as e:
+        except _SPOILED as e:
             reason = str(e).splitlines()[0] if str(e) else type(e).__name__
             raise UserError("force", f"cannot go on from {path} ({reason})", "remove it, or force=true") from e
         return str(path)

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from wmlightning.config import check_targets, placed, plain
+from wmlightning.config import check_targets, from_elsewhere, placed, plain
 from wmlightning.data.batches import ImageSet
 from wmlightning.errors import UserError
 from wmlightning.files import write_bytes
@@ -72,6 +72,10 @@ class Key:
             UserError: if the config asks for code that is not ours.
         """
         check_targets(self.config, "key", trust)
+        with from_elsewhere("key"):
+            return self._settled(data_dir)
+
+    def _settled(self, data_dir: str | Path) -> Plan:
         parts = placed({name: self.config[name] for name in _PARTS}, str(data_dir))
         return settle(OmegaConf.create({**parts, "data_dir": str(data_dir), "auto": {}}), self.secret)
 
@@ -87,7 +91,8 @@ class Key:
         plan = self.plan(data_dir, trust)
         if (here := plan.source.identity()) != self.config["data"]:
             raise UserError("key", f"it was made on data {self.config['data']}, here are {here}", "the same data")
-        maker = plan.maker(plan.roles())
+        with from_elsewhere("key"):
+            maker = plan.maker(plan.roles())
         if maker is None:
             raise UserError("key", "its config has no watermark", "a key that wmlightning made")
         made = maker.make()

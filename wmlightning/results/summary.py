@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 _ROWS = (
@@ -22,7 +23,7 @@ def show(card: dict[str, Any], folder: Path, console: Console | None = None) -> 
     """Prints a finished run's accuracies, cost and folder."""
     console = console or Console(soft_wrap=True)
     metrics = card["metrics"]
-    table = Table(title=card["name"], title_justify="left", title_style="bold")
+    table = Table(title=escape(card["name"]), title_justify="left", title_style="bold")
     table.add_column("metric")
     table.add_column("%", justify="right")
     table.add_column("share of", style="dim")
@@ -33,7 +34,7 @@ def show(card: dict[str, Any], folder: Path, console: Console | None = None) -> 
     seconds = card["seconds"]["train"]
     how = f"{card['epochs']} epochs in {seconds:.0f} s, {card['precision']} on {card['device']}"
     console.print(f"data: {card['data']['train']} training images ({card['data']['stored_as']}); {how}")
-    console.print(f"results: {folder}")
+    console.print(f"results: {folder}", markup=False)
 
 
 _SCORES = (("correlation with the marks", "", "score"), ("structural similarity", "ssim_", "ssim"))
@@ -50,7 +51,7 @@ def show_attack(card: dict[str, Any], folder: Path, before: bool, console: Conso
         console: where to print.
     """
     console = console or Console(soft_wrap=True)
-    title = f"{card['attack']} on {card['victim']['name']}"
+    title = escape(f"{card['attack']} on {card['victim']['name']}")  # a name from elsewhere may hold markup
     console.print()
     if card["type"] == "removal":
         console.print(_curve(card, title))
@@ -60,7 +61,7 @@ def show_attack(card: dict[str, Any], folder: Path, before: bool, console: Conso
     seconds = card["seconds"]
     how = "carried out before; force=true does it again" if before else "on the judge's half of the test split"
     console.print(f"{seconds['attack']:.0f} s of attack, {seconds['judge']:.0f} s of judging; {how}")
-    console.print(f"results: {folder}")
+    console.print(f"results: {folder}", markup=False)
 
 
 def _curve(card: dict[str, Any], title: str) -> Table:
