@@ -63,6 +63,7 @@ def _sweeps(folder: Path) -> None:
 
 def _sweep(folder: Path, runs_dir: str) -> float:
     command = [sys.executable, str(REPO / "train.py"), "-m", *SWEEP, f"runs_dir={runs_dir}", "logger=none"]
+    command.append(f"hydra.sweep.dir={folder}/multirun")  # runs_dir may name the job, which the sweep's folder cannot
     folder.mkdir()
     started = time.perf_counter()
     environment = {**os.environ, "WML_RUNS_DIR": str(folder)}
