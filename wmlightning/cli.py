@@ -49,13 +49,18 @@ def train() -> None:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="verify")
 def verify(cfg: DictConfig) -> None:
-    """Asks a suspect. The exit code is 0 for owned, 1 for not shown, 2 for cannot tell, 3 after a mistake."""
-    from wmlightning.ownership.verify import verify as run  # late: see above
+    """Asks suspects. The exit code is 0 for owned, 1 for not shown, 2 for cannot tell, 3 after a mistake.
+
+    Of several suspects it is 0 if any is owned, else 2 if any cannot be told.
+    """
+    from wmlightning.ownership.verify import exit_code  # late: see above
+    from wmlightning.ownership.verify import verify as run
 
     try:
-        verdict = run(cfg)
+        verdicts = run(cfg, lambda line: print(f"before asking: {line}", flush=True))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(3)
-    print(verdict.text())
-    sys.exit(verdict.exit_code)
+    for verdict in verdicts:
+        print(f"\n{verdict.text()}")
+    sys.exit(exit_code(verdicts))

@@ -1,4 +1,4 @@
-"""The tests of ownership: valid for whoever answers, exact, and able to tell the owner's model."""
+"""The tests as they are put to a suspect: valid for whoever answers, sparing, and able to tell the owner's model."""
 
 from __future__ import annotations
 
@@ -13,27 +13,80 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from wmlightning.data.batches import ImageSet
-from wmlightning.ownership.questions import DecoyKeys, IndependentLabels, SeveralMarks
+from wmlightning.errors import UserError
+from wmlightning.ownership.interview import Interview
+from wmlightning.ownership.questions import DecoyKeys, IndependentLabels, Question, SeveralMarks, Terms
+from wmlightning.ownership.statistics.result import TestResult
+from wmlightning.ownership.suspects.base import Answer, Suspect, missing
+from wmlightning.ownership.transcript import Recorded
+
+Answers = Callable[[torch.Tensor], torch.Tensor]
+AT_ONCE = Terms(0.001, 1000, 100_000, sequential=False)
+
+
+def numbered(first: int, n: int) -> torch.Tensor:
+    """Images that tell their number, to a fake suspect alone."""
+    numbers = torch.arange(first, first + n)
+    return torch.stack([numbers % 251, numbers // 251 % 251, numbers // 63001], 1).to(torch.uint8)[:, None, None]
 
 
 def triggers(labels: torch.Tensor, groups: torch.Tensor | None = None) -> ImageSet:
-    n = len(labels)
-    return ImageSet(
-        torch.zeros(n, 1, 2, 2, dtype=torch.uint8), labels, torch.zeros(n).long() if groups is None else groups
-    )
+    return ImageSet(numbered(0, len(labels)), labels, torch.zeros_like(labels) if groups is None else groups)
+
+
+class Fake(Suspect):
+    """Answers by the image's number; -1 is none.
+
+    Args:
+        answers: int64 numbers to labels.
+    """
+
+    name = "fake"
+    batch_size = 4
+
+    def __init__(self, answers: Answers) -> None:
+        self.answers = answers
+
+    def ask(self, images: torch.Tensor) -> list[Answer]:
+        digits = images[:, 0, 0].long()
+        labels = self.answers(digits @ torch.tensor([1, 251, 63001]))
+        return [Answer(label) if label >= 0 else missing("refused", 1)[0] for label in labels.tolist()]
+
+
+def put(question: Question, answers: Answers | torch.Tensor, budget: int | None = None) -> tuple[TestResult, int]:
+    """What comes out, and how many images were sent."""
+    fixed = answers if callable(answers) else (lambda numbers: answers[numbers])
+    with Recorded(Fake(fixed), budget=budget) as asked:
+        return question.put(Interview(asked)), asked.queries
+
+
+def marks(
+    labels: torch.Tensor, groups: torch.Tensor, classes: int, terms: Terms = AT_ONCE, true: torch.Tensor | None = None
+) -> SeveralMarks:
+    true = torch.full_like(labels, -1) if true is None else true
+    return SeveralMarks(triggers(labels, groups), true, terms, list(range(classes)), classes)
+
+
+def independent(labels: torch.Tensor, n_labels: int, terms: Terms = AT_ONCE) -> IndependentLabels:
+    return IndependentLabels(triggers(labels), torch.full_like(labels, -1), terms, n_labels, 12)
+
+
+def decoys(n: int, terms: Terms) -> DecoyKeys:
+    """Decoy d's images have the numbers 1000 (d + 1) and following."""
+    labels = torch.zeros(n, dtype=torch.int64)
+    return DecoyKeys(triggers(labels), labels - 1, terms, lambda d, n: numbered(1000 * (d + 1), n), 10)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 3), st.integers(2, 4), st.integers(1, 4), st.integers(0, 2**32 - 1))
-def test_several_marks_counts_every_way_to_draw_the_labels(marks: int, classes: int, each: int, seed: int) -> None:
+def test_several_marks_counts_every_way_to_draw_the_labels(n: int, classes: int, each: int, seed: int) -> None:
     draw = np.random.default_rng(seed)
-    groups = torch.arange(marks).repeat_interleave(each)
-    answers = torch.from_numpy(draw.integers(-1, classes, marks * each))
-    key = torch.from_numpy(draw.integers(0, classes, marks))
-    found = SeveralMarks(triggers(key[groups], groups), list(range(classes))).judge(answers)
+    groups = torch.arange(n).repeat_interleave(each)
+    answers = torch.from_numpy(draw.integers(-1, classes, n * each))
+    key = torch.from_numpy(draw.integers(0, classes, n))
+    found, _ = put(marks(key[groups], groups, classes), answers)
     matches = [
-        int((answers == torch.tensor(labels)[groups]).sum())
-        for labels in itertools.product(range(classes), repeat=marks)
+        int((answers == torch.tensor(labels)[groups]).sum()) for labels in itertools.product(range(classes), repeat=n)
     ]
     assert found.p_value == pytest.approx(np.mean([m >= found.matches for m in matches]))
 
@@ -42,25 +95,110 @@ def test_several_marks_counts_every_way_to_draw_the_labels(marks: int, classes: 
 @given(st.integers(1, 60), st.integers(2, 12), st.data())
 def test_independent_labels_is_the_binomial_test(n: int, classes: int, data: st.DataObject) -> None:
     hits = data.draw(st.integers(0, n))
-    answers = torch.where(torch.arange(n) < hits, 0, -1)
-    found = IndependentLabels(triggers(torch.zeros(n).long()), classes).judge(answers)
+    found, sent = put(independent(torch.zeros(n).long(), classes), torch.where(torch.arange(n) < hits, 0, -1))
     assert found.p_value == pytest.approx(binomtest(hits, n, 1 / classes, alternative="greater").pvalue)
     assert found.interval == pytest.approx(tuple(binomtest(hits, n).proportion_ci(0.95, "exact")))
-    assert (found.matches, found.missing) == (hits, n - hits)
+    assert (found.matches, found.n_missing, sent) == (hits, n - hits, n)
 
 
 @pytest.mark.parametrize(("n", "needed"), [(20, 8), (30, 10), (100, 21)])
 def test_known_numbers_of_matches_that_decide(n: int, needed: int) -> None:
-    question = IndependentLabels(triggers(torch.zeros(n).long()), 10)
-    p = [question.p_value(torch.where(torch.arange(n) < hits, 0, 1)) for hits in (needed - 1, needed)]
+    question = independent(torch.zeros(n).long(), 10)
+    p = [put(question, torch.where(torch.arange(n) < hits, 0, 1))[0].p_value for hits in (needed - 1, needed)]
     assert p[1] <= 1e-3 < p[0]
 
 
 def test_24_queries_decide_when_5_of_8_marks_answer() -> None:
     groups = torch.arange(8).repeat_interleave(3)
     labels = torch.arange(8)[groups]
-    answers = torch.where(groups < 5, labels, 9)
-    assert SeveralMarks(triggers(labels, groups), list(range(10))).p_value(answers) < 1e-3
+    found, _ = put(marks(labels, groups, 10), torch.where(groups < 5, labels, 9))
+    assert found.p_value < 1e-3
+
+
+# -- in rounds: as few queries as decide -------------------------------------------------------------------------------
+
+IN_ROUNDS = Terms(0.001, 1000, 5000)
+
+
+def test_owner_of_several_marks_needs_a_handful() -> None:
+    groups = torch.arange(8).repeat(5)
+    labels = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])[groups]
+    found, sent = put(marks(labels, groups, 10, IN_ROUNDS), labels)
+    assert found.p_value <= 0.001
+    assert sent <= 8
+    innocent, sent = put(marks(labels, groups, 10, IN_ROUNDS), torch.full_like(labels, 7))
+    assert innocent.p_value > 0.1
+    assert sent <= len(labels)
+
+
+def test_marks_whose_label_is_known_are_asked_no_more() -> None:
+    """Half of the marks are dead: the others decide, and the dead ones take the queries."""
+    groups = torch.arange(8).repeat(5)
+    labels = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])[groups]
+    terms = Terms(1e-6, 1000, 5000)
+    asked: list[int] = []
+
+    def answers(numbers: torch.Tensor) -> torch.Tensor:
+        asked.extend(numbers.tolist())
+        return torch.where(groups[numbers] < 4, labels[numbers], 0)
+
+    put(marks(labels, groups, 10, terms), answers)
+    alive = [number for number in asked if groups[number] < 4]
+    assert len(asked) == len(set(asked))
+    assert len(alive) < len(asked) - len(alive)
+
+
+def test_owner_of_independent_labels_needs_a_handful() -> None:
+    labels = torch.from_numpy(np.random.default_rng(0).integers(0, 9, 40))
+    found, sent = put(independent(labels, 9, IN_ROUNDS), labels)
+    assert found.p_value <= 0.001
+    assert sent <= 6
+    assert found.e_value is not None
+    assert found.e_value >= 1000
+
+
+def test_owner_of_one_mark_needs_little_more_than_a_query_a_decoy() -> None:
+    found, sent = put(decoys(6, IN_ROUNDS), lambda numbers: torch.where(numbers < 6, 0, 1))
+    assert found.p_value <= 0.001
+    assert 1216 < sent <= 1216 + 6 + 60
+    everything, sent = put(decoys(6, IN_ROUNDS), torch.zeros_like)
+    assert everything.p_value == 1
+    assert sent <= 60, "a suspect that takes any mark for the owner's shows itself soon"
+    nothing, sent = put(decoys(6, IN_ROUNDS), torch.ones_like)
+    assert (nothing.p_value, sent) == (1, 6)
+
+
+@pytest.mark.parametrize("n", [1, 5, 6, 7, 39])
+def test_budget_is_never_exceeded(n: int) -> None:
+    groups = torch.arange(8).repeat(5)
+    wrong = torch.ones(40).long()
+    for question in (marks(wrong * 0, groups, 10, IN_ROUNDS), independent(wrong * 0, 9, IN_ROUNDS)):
+        assert put(question, wrong, budget=n)[1] == n
+    assert put(decoys(6, IN_ROUNDS), lambda numbers: torch.where(numbers < 6, 0, 1), budget=n)[1] == n
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_best_that_can_be_shown(sequential: bool) -> None:
+    """It is what comes out if everything matches and nothing else does; and no estimate promises more."""
+    groups = torch.arange(3).repeat(5)
+    labels = torch.tensor([3, 1, 4])[groups]
+    terms = Terms(1e-9, 1000, 5000, sequential)
+    few = [marks(labels, groups, 10, terms), independent(labels, 9, terms)]
+    for question in few:
+        found, _ = put(question, labels)
+        assert question.best_p() <= found.p_value * (1 + 1e-9)
+        assert found.p_value <= 1e-9 or found.p_value == pytest.approx(question.best_p())
+    assert few[0].best_p() > 1e-9
+    assert few[0].estimate().triggers is None
+    question = decoys(6, Terms(0.01, 1000, 700, sequential))
+    found, _ = put(question, lambda numbers: torch.where(numbers < 6, 0, 1))
+    assert question.best_p() <= found.p_value <= 0.01
+
+
+def test_budget_must_allow_the_decoys() -> None:
+    with pytest.raises(UserError, match=r"^budget: 999 queries, but a key of one mark needs 999 decoys"):
+        decoys(6, Terms(0.001, 6, 999, sequential=False))
+    assert len(decoys(6, Terms(0.001, 6, 3500, sequential=False)).labels) == 3
 
 
 # -- validity: whoever answers, however, without the key ---------------------------------------------------------------
@@ -88,6 +226,7 @@ def refuses_every_fifth(draw: np.random.Generator, groups: torch.Tensor) -> torc
 
 INNOCENT = [one_class, class_by_mark, at_random, random_class_by_mark, refuses_every_fifth]
 Answering = Callable[[np.random.Generator, torch.Tensor], torch.Tensor]
+MODES = [Terms(0.01, 1000, 100_000, sequential=mode) for mode in (True, False)]
 
 
 def assert_valid(p: list[float]) -> None:
@@ -96,68 +235,71 @@ def assert_valid(p: list[float]) -> None:
         assert share <= level + 3.5 * (level * (1 - level) / len(p)) ** 0.5, f"{share} at {level}"
 
 
+@pytest.mark.parametrize("terms", MODES, ids=["in rounds", "at once"])
 @pytest.mark.parametrize("answering", INNOCENT)
-def test_several_marks_is_valid(answering: Answering) -> None:
-    draw, groups = np.random.default_rng(1), torch.arange(6).repeat_interleave(4)
+def test_several_marks_is_valid(answering: Answering, terms: Terms) -> None:
+    draw, groups = np.random.default_rng(1), torch.arange(6).repeat(4)
     p = []
-    for _ in range(1500):
-        key = torch.from_numpy(draw.integers(0, 10, 6))
-        p.append(SeveralMarks(triggers(key[groups], groups), list(range(10))).p_value(answering(draw, groups)))
+    for _ in range(200):
+        key, true = torch.from_numpy(draw.integers(0, 10, 6)), torch.from_numpy(draw.integers(0, 10, 24))
+        question = marks(key[groups], groups, 10, terms, true)
+        p.append(put(question, answering(draw, groups))[0].p_value)
     assert_valid(p)
 
 
+@pytest.mark.parametrize("terms", MODES, ids=["in rounds", "at once"])
 @pytest.mark.parametrize("answering", INNOCENT)
-def test_independent_labels_is_valid(answering: Answering) -> None:
+def test_independent_labels_is_valid(answering: Answering, terms: Terms) -> None:
     """Labels differ from the images' true classes: even a perfect classifier matches none of them."""
-    draw, groups = np.random.default_rng(2), torch.arange(6).repeat_interleave(5)
+    draw, groups = np.random.default_rng(2), torch.arange(6).repeat(5)
     p = []
-    for _ in range(1500):
+    for _ in range(200):
         true = torch.from_numpy(draw.integers(0, 10, 30))
         labels = (true + 1 + torch.from_numpy(draw.integers(0, 9, 30))) % 10
-        p.append(IndependentLabels(triggers(labels), 9).p_value(answering(draw, groups)))
+        question = IndependentLabels(triggers(labels), true, terms, 9, 10)
+        p.append(put(question, answering(draw, groups))[0].p_value)
     assert_valid(p)
 
 
+@pytest.mark.parametrize("sequential", [True, False])
 @pytest.mark.parametrize("rate", [0.0, 0.02, 0.5, 1.0])
-def test_decoy_keys_are_valid(rate: float) -> None:
+def test_decoy_keys_are_valid(rate: float, sequential: bool) -> None:
     """A suspect that answers to every mark alike, often or seldom, and to some marks by chance more than to others."""
     draw, p = np.random.default_rng(3), []
-    labels = torch.zeros(5).long()
-    for _ in range(1500):
-        liking = draw.beta(2, 2, 40) * rate  # exchangeable over keys
-        answers = torch.from_numpy((draw.random((40, 5)) >= liking[:, None]).astype(int)).flatten()
-        p.append(DecoyKeys(triggers(labels), [triggers(labels)] * 39).p_value(answers))
+    terms = Terms(0.05, 5, 5 * 40, sequential)
+    for _ in range(80):
+        liking = torch.from_numpy(draw.beta(2, 2, 300) * rate)  # exchangeable over keys
+        luck = torch.from_numpy(draw.random((300, 5)))
+
+        def answers(numbers: torch.Tensor, liking: torch.Tensor = liking, luck: torch.Tensor = luck) -> torch.Tensor:
+            return (luck[numbers // 1000, numbers % 1000] >= liking[numbers // 1000]).long()
+
+        p.append(put(decoys(5, terms), answers)[0].p_value)
     assert_valid(p)
 
 
-def test_decoy_keys_tell_the_owner() -> None:
-    labels = torch.zeros(5).long()
-    answers = torch.ones(1000, 5).long()
+def test_ties_count_against_the_owner() -> None:
+    answers = torch.ones(1000, 1000).long()
     answers[0, :4] = 0  # four of five triggers still work
-    answers[7, :2] = 0
-    question = DecoyKeys(triggers(labels), [triggers(labels)] * 999)
-    assert question.p_value(answers.flatten()) == question.smallest_p == 0.001
-    answers[7, :4] = 0
-    assert question.p_value(answers.flatten()) == 0.002, "ties count against the owner"
+    answers[8, :2] = 0
+    terms = Terms(0.001, 5, 5000, sequential=False)
+    assert put(decoys(5, terms), answers.flatten())[0].p_value == 0.001
+    answers[8, :4] = 0
+    assert put(decoys(5, terms), answers.flatten())[0].p_value == 0.002
 
 
-def test_silence_after_the_owners_triggers_shows_nothing() -> None:
-    labels = torch.zeros(5).long()
-    answers = torch.full((100, 5), -1)
-    answers[0, 0] = 0
-    assert DecoyKeys(triggers(labels), [triggers(labels)] * 99).p_value(answers.flatten()) == 1
+@pytest.mark.parametrize("sequential", [True, False])
+def test_silence_after_the_owners_triggers_shows_nothing(sequential: bool) -> None:
+    terms = Terms(0.01, 5, 2000, sequential)
+    found, _ = put(decoys(5, terms), lambda numbers: torch.where(numbers < 5, 0, -1))
+    assert found.p_value == 1
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(-1, 9), min_size=12, max_size=12), st.integers(0, 11))
 def test_one_more_match_never_hurts(answers: list[int], place: int) -> None:
-    groups = torch.arange(4).repeat_interleave(3)
-    labels = torch.tensor([1, 5, 5, 8])[groups]
+    labels = torch.tensor([1, 5, 5, 8]).repeat_interleave(3)
     given_, better = torch.tensor(answers), torch.tensor(answers)
     better[place] = labels[place]
-    assert IndependentLabels(triggers(labels), 9).p_value(better) <= IndependentLabels(triggers(labels), 9).p_value(
-        given_
-    )
-    ours, decoy = torch.tensor(answers[:6]), torch.tensor(answers[6:])
-    question = DecoyKeys(triggers(labels[:6]), [triggers(labels[:6])])
-    assert question.p_value(torch.cat([better[:6], decoy])) <= question.p_value(torch.cat([ours, decoy]))
+    question = independent(labels, 9)
+    assert put(question, better)[0].p_value <= put(question, given_)[0].p_value

@@ -1,240 +1,323 @@
-"""The statistical tests: what a key lets its owner ask, and what the answers are worth. Labels are all they need.
+"""The statistical tests as questions: what is asked, in which order, and what the answers are worth.
 
-Each is valid for any suspect that was made without the key: however it answers, p <= a has probability a at the most.
-What that rests on is a sentence in the verdict. An image without a usable answer never counts as a match.
+A test is put **at once** (all that was planned, one look) or **in rounds** (until the level is reached). Labels are all
+it needs. What each rests on is told by :data:`~wmlightning.ownership.statistics.result.ASSUMPTIONS`.
 """
 
 from __future__ import annotations
 
-import secrets
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from wmlightning.data.batches import ImageSet
 from wmlightning.errors import UserError
-from wmlightning.ownership.statistics.fixed import decoy_keys, independent_labels, several_marks
-from wmlightning.ownership.statistics.result import clopper_pearson
-from wmlightning.secret import Secret
-from wmlightning.watermarks.base import MarkingWatermark
-from wmlightning.watermarks.triggers import TriggerMaker
+from wmlightning.ownership.interview import Interview
+from wmlightning.ownership.statistics import fixed, guessing, sequential
+from wmlightning.ownership.statistics.power import Estimate, Setting, queries_needed
+from wmlightning.ownership.statistics.ranks import decoys_needed, log_rank_capital
+from wmlightning.ownership.statistics.result import (
+    DECOY_KEYS,
+    INDEPENDENT_LABELS,
+    SEVERAL_MARKS,
+    TestResult,
+    positive,
+)
+
+_POWER = 0.9
+_FIRST_DECOYS = 8  # a suspect that takes any mark for the owner's shows itself in a few
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What answers are worth.
+class Terms:
+    """What the verifier wants, and expects.
 
     Attributes:
-        p_value: see the test.
-        matches: triggers that got the expected label.
-        n: triggers asked about.
-        missing: triggers without a usable answer.
+        alpha: level that is to be reached.
+        queries: triggers to ask about, at most.
+        budget: images that may be sent in all.
+        sequential: stop as soon as ``alpha`` is reached.
+        survival: share of triggers that a stolen model still answers to.
+        decoys: share of strangers' triggers that it answers to.
     """
 
-    p_value: float
-    matches: int
-    n: int
-    missing: int
+    alpha: float
+    queries: int
+    budget: int
+    sequential: bool = True
+    survival: float = 0.8
+    decoys: float = 0.05
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """95 % Clopper-Pearson interval of the share of matches."""
-        return clopper_pearson(self.matches, self.n)
+    def missing(self) -> float:
+        """Logarithm of the e-value that decides."""
+        return -math.log(self.alpha)
 
 
 class Question(ABC):
-    """A test, ready to be asked.
+    """A test, ready to be put.
 
-    Attributes:
-        test: its name.
-        assumption: what its validity rests on.
-        triggers: the key's triggers that are asked about, with the labels that the key expects.
-        images: everything that is sent, in this order; the triggers come first.
+    Args:
+        triggers: of the key, those that may be asked about, in this order; groups are marks.
+        true: true classes of the images that were marked, -1 where there is none: int64 ``(n,)``.
+        terms: see :class:`Terms`.
     """
 
     test: str
-    assumption: str
 
-    def __init__(self, triggers: ImageSet, images: Tensor | None = None) -> None:
+    def __init__(self, triggers: ImageSet, true: Tensor, terms: Terms) -> None:
         self.triggers = triggers
-        self.images = triggers.images if images is None else images
+        self.true = true.numpy()
+        self.terms = terms
+        self.labels = triggers.labels.numpy()
+
+    def put(self, interview: Interview) -> TestResult:
+        """Asks, and tells what the answers are worth."""
+        return self._in_rounds(interview) if self.terms.sequential else self._at_once(interview)
+
+    def estimate(self) -> Estimate:
+        """How many queries decide, if the suspect is as expected."""
+        return queries_needed(self.test, self._setting())
 
     @abstractmethod
-    def p_value(self, answers: Tensor) -> float:
-        """The p-value of answers to all images: int64 ``(n,)``, -1 where there is none."""
-
-    @property
-    @abstractmethod
-    def smallest_p(self) -> float:
+    def best_p(self) -> float:
         """The p-value if every trigger matches, and nothing else: what the test can show at best."""
 
-    def judge(self, answers: Tensor) -> Evidence:
-        """What answers are worth, see :meth:`p_value`."""
-        ours = answers[: len(self.triggers)]
-        matches = int((ours == self.triggers.labels).sum())
-        return Evidence(self.p_value(answers), matches, len(ours), int((ours < 0).sum()))
+    @abstractmethod
+    def _setting(self) -> Setting:
+        """What key and suspect are like."""
+
+    @abstractmethod
+    def _at_once(self, interview: Interview) -> TestResult:
+        """The test of fixed size."""
+
+    @abstractmethod
+    def _in_rounds(self, interview: Interview) -> TestResult:
+        """The test that may stop at any time."""
+
+    def _chosen(self, which: Sequence[int]) -> Tensor:
+        return self.triggers.images[torch.tensor(which, dtype=torch.int64)]
 
 
 class SeveralMarks(Question):
-    """Labels of marks are drawn anew, given the answers: p is the share of draws that match as often as the key's.
-
-    Exact, by convolution over marks, and without a further query. Answers to one mark's triggers may depend on each
-    other in any way: an innocent suspect cannot know which label the key drew for the mark.
+    """Which label did the owner draw for each mark? No decoys, no further query.
 
     Args:
-        triggers: groups are marks.
-        pool: classes that the key's labels were drawn from.
+        triggers: one of each mark, then the next of each, and so on.
+        true: see :class:`Question`.
+        terms: see :class:`Question`.
+        pool: classes that labels were drawn from.
+        n_classes: classes of the task.
     """
 
-    test = "several marks"
-    assumption = (
-        "the label of each mark was drawn from the owner's secret, uniformly and independently of the mark, and the "
-        "key was committed to before the suspect could know it"
-    )
+    test = SEVERAL_MARKS
 
-    def __init__(self, triggers: ImageSet, pool: list[int]) -> None:
-        super().__init__(triggers)
+    def __init__(self, triggers: ImageSet, true: Tensor, terms: Terms, pool: list[int], n_classes: int) -> None:
+        super().__init__(triggers, true, terms)
         self.pool = pool
+        self.n_classes = n_classes
+        self.marks = triggers.groups.numpy()
 
-    def p_value(self, answers: Tensor) -> float:
-        """See :class:`SeveralMarks`."""
-        ours = self.triggers
-        return several_marks(answers.numpy(), ours.labels.numpy(), ours.groups.numpy(), self.pool).p_value
+    def _setting(self) -> Setting:
+        marks, terms = len(np.unique(self.marks)), self.terms
+        return Setting(
+            self.n_classes,
+            len(self.pool),
+            marks,
+            survival=terms.survival,
+            alpha=terms.alpha,
+            power=_POWER,
+            most=len(self.labels),
+            sequential=terms.sequential,
+        )
 
-    @property
-    def smallest_p(self) -> float:
-        """Every label has to be the drawn one."""
-        return float(len(self.pool)) ** -len(torch.unique(self.triggers.groups))
+    def _game(self) -> guessing.SeveralMarks:
+        return guessing.SeveralMarks(self.labels, self.marks, self.pool, self.n_classes, self.true, self.terms.alpha)
+
+    def best_p(self) -> float:
+        """See :meth:`Question.best_p`."""
+        if not self.terms.sequential:
+            return float(len(self.pool)) ** -len(np.unique(self.marks))
+        game = self._game()
+        for trigger, label in enumerate(self.labels):
+            if not game.reached and game.wanted(trigger):
+                game.update(trigger, int(label))
+        return game.p_value
+
+    def _at_once(self, interview: Interview) -> TestResult:
+        answers = interview.ask(self.triggers.images).numpy()
+        return fixed.several_marks(answers, self.labels, self.marks, self.pool, self.true)
+
+    def _in_rounds(self, interview: Interview) -> TestResult:
+        """Each round asks about as many open marks as could decide it, which depends on no label not yet looked at."""
+        game = self._game()
+        while not game.reached and interview.ended is None:
+            few = max(1, math.ceil((self.terms.missing - game.log_e) / math.log(max(2, len(self.pool)))))
+            wanted = [trigger for trigger in range(len(self.labels)) if game.wanted(trigger)][:few]
+            if not wanted:
+                break
+            for trigger, answer in zip(wanted, interview.stream(self._chosen(wanted)), strict=False):
+                game.update(trigger, answer)
+                if game.reached:
+                    break
+        return game.result()
 
 
 class IndependentLabels(Question):
-    """Each trigger has a label of its own: matches of an innocent suspect are at most binomial.
+    """Each trigger has a label of its own: does it match?
 
     Args:
         triggers: no image twice.
+        true: see :class:`Question`.
+        terms: see :class:`Question`.
         n_labels: classes that each label was drawn from.
+        n_classes: classes of the task.
     """
 
-    test = "independent labels"
-    assumption = (
-        "the label of each trigger was drawn from the owner's secret, uniformly and independently of everything else, "
-        "and the key was committed to before the suspect could know it"
-    )
+    test = INDEPENDENT_LABELS
 
-    def __init__(self, triggers: ImageSet, n_labels: int) -> None:
-        super().__init__(triggers)
+    def __init__(self, triggers: ImageSet, true: Tensor, terms: Terms, n_labels: int, n_classes: int) -> None:
+        super().__init__(triggers, true, terms)
         self.n_labels = n_labels
+        self.n_classes = n_classes
 
-    def p_value(self, answers: Tensor) -> float:
-        """Upper tail of the binomial law."""
-        return independent_labels(answers.numpy(), self.triggers.labels.numpy(), self.n_labels).p_value
+    def _setting(self) -> Setting:
+        terms = self.terms
+        return Setting(
+            self.n_classes,
+            self.n_labels,
+            survival=terms.survival,
+            alpha=terms.alpha,
+            power=_POWER,
+            most=len(self.labels),
+            sequential=terms.sequential,
+        )
 
-    @property
-    def smallest_p(self) -> float:
-        """Every trigger matches."""
-        return float(self.n_labels) ** -len(self.triggers)
+    def best_p(self) -> float:
+        """See :meth:`Question.best_p`."""
+        n = len(self.labels)
+        if not self.terms.sequential:
+            return float(self.n_labels) ** -n
+        return math.exp(-self._capital(n, 0))
+
+    def _capital(self, matches: int, misses: int) -> float:
+        return float(sequential.IndependentLabels.log_capital(matches, misses, self.n_labels))
+
+    def _at_once(self, interview: Interview) -> TestResult:
+        answers = interview.ask(self.triggers.images).numpy()
+        return fixed.independent_labels(answers, self.labels, self.n_labels, self.true)
+
+    def _in_rounds(self, interview: Interview) -> TestResult:
+        """Each round asks about as many triggers as could decide it."""
+        game = sequential.IndependentLabels(self.labels, self.n_labels, self.true, self.terms.alpha)
+        first = 0
+        while first < len(self.labels) and not game.reached and interview.ended is None:
+            wanted = range(first, min(len(self.labels), first + self._few(game)))
+            for trigger, answer in zip(wanted, interview.stream(self._chosen(wanted)), strict=False):
+                game.update(trigger, answer)
+                if game.reached:
+                    break
+            first = wanted.stop
+        return game.result()
+
+    def _few(self, game: sequential.IndependentLabels) -> int:
+        few = 1
+        while few < len(self.labels) and self._capital(game.matches + few, game.misses) < self.terms.missing:
+            few += 1
+        return few
 
 
 class DecoyKeys(Question):
-    """The key's matches against those of other secrets, drawn now: p is its rank, ties against the owner.
+    """The key against other keys, drawn now, on the very same images: for one mark with one label.
 
     Args:
-        triggers: the key's.
-        decoys: what each of other secrets makes of the same images.
-    """
-
-    test = "decoy keys"
-    assumption = (
-        "the owner's mark was drawn from the secret as those of the decoys were, which the verifier drew afresh: then "
-        "an innocent suspect cannot tell it from theirs"
-    )
-
-    def __init__(self, triggers: ImageSet, decoys: list[ImageSet]) -> None:
-        super().__init__(triggers, torch.cat([triggers.images, *(decoy.images for decoy in decoys)]))
-        self.n_decoys = len(decoys)
-
-    def p_value(self, answers: Tensor) -> float:
-        """(1 + decoys that match as often) / (decoys + 1)."""
-        ours, decoys = answers.view(self.n_decoys + 1, -1).numpy()[0], answers.view(self.n_decoys + 1, -1).numpy()[1:]
-        return decoy_keys(ours, self.triggers.labels.numpy(), decoys).p_value
-
-    @property
-    def smallest_p(self) -> float:
-        """No decoy matches as often."""
-        return 1 / (self.n_decoys + 1)
-
-
-def ask(
-    maker: TriggerMaker,
-    triggers: ImageSet,
-    fresh: Tensor,
-    alpha: float,
-    n: int,
-    budget: int,
-    decoys: list[Secret] | None = None,
-) -> Question:
-    """Chooses the test that a key allows.
-
-    Args:
-        maker: of the key that was checked.
-        triggers: of one kind, all of them; for a key of one mark with one label, the new ones.
-        fresh: int64, which of them may be shown, in this order.
-        alpha: level that is to be reached.
-        n: triggers to ask about.
-        budget: images that may be sent in all.
-        decoys: other secrets; ``None``: drawn from the system's generator, as many as ``alpha`` needs.
+        triggers: see :class:`Question`.
+        true: see :class:`Question`.
+        terms: see :class:`Question`.
+        decoy: images of a decoy key, by its number: uint8 like the triggers'.
+        n_classes: classes of the task.
 
     Raises:
         UserError: if the budget does not allow the test.
     """
-    n = min(n, len(fresh), budget)
-    if maker.scheme.label == "random":
-        k = len(maker.source.classes)
-        return IndependentLabels(
-            _first(_unlike(_chosen(triggers, fresh)), n), k - isinstance(maker.watermark, MarkingWatermark)
+
+    test = DECOY_KEYS
+
+    def __init__(
+        self, triggers: ImageSet, true: Tensor, terms: Terms, decoy: Callable[[int, int], Tensor], n_classes: int
+    ) -> None:
+        super().__init__(triggers, true, terms)
+        self._decoy = decoy
+        self._images: dict[int, Tensor] = {}
+        self.n_classes = n_classes
+        self.least = decoys_needed(terms.alpha, terms.sequential)
+        if terms.budget <= self.least:
+            wrong = f"{terms.budget} queries, but a key of one mark needs {self.least} decoys for alpha={terms.alpha:g}"
+            right = f"at least {self.least + 1}, a larger alpha, or a key of several marks"
+            raise UserError("budget", wrong, right)
+        n = self._enough() if terms.sequential else terms.budget // (self.least + 1)
+        if n < len(triggers):
+            self.triggers, self.true, self.labels = _first(triggers, n), self.true[:n], self.labels[:n]
+
+    def _enough(self) -> int:
+        """As many triggers as a suspect takes that is as expected: each more makes every decoy dearer."""
+        return self.estimate().triggers or len(self.triggers)
+
+    def _setting(self) -> Setting:
+        terms = self.terms
+        return Setting(
+            self.n_classes,
+            n_others=terms.budget - 1 if terms.sequential else self.least,
+            others_match=terms.decoys,
+            survival=terms.survival,
+            alpha=terms.alpha,
+            power=_POWER,
+            most=len(self.labels),
+            sequential=terms.sequential,
         )
-    if maker.scheme.n_marks > 1:
-        return SeveralMarks(_first(_in_turns(_chosen(triggers, fresh)), n), list(maker.labels.pool))
-    n_decoys = round(1 / alpha) - 1 if decoys is None else len(decoys)
-    each = min(n, budget // (n_decoys + 1))
-    if each < 1:
-        wrong = f"{budget} queries, but a key of one mark needs {n_decoys} decoys for alpha={alpha:g}"
-        raise UserError("budget", wrong, f"at least {n_decoys + 1}, a larger alpha, or a key of several marks")
-    strangers = decoys or [Secret(secrets.token_bytes(32)) for _ in range(n_decoys)]
-    which = fresh[:each]  # strangers' marks on the very same images
-    sets = [_chosen(maker.disguised(stranger, len(triggers)), which) for stranger in strangers]
-    return DecoyKeys(_chosen(triggers, which), sets)
 
+    def best_p(self) -> float:
+        """See :meth:`Question.best_p`."""
+        if not self.terms.sequential:
+            return 1 / (self.least + 1)
+        return positive(math.exp(-log_rank_capital(self.terms.budget - len(self.labels), 0, self.terms.alpha)))
 
-def needs_decoys(maker: TriggerMaker) -> bool:
-    """Whether the key has one mark with one label, which only other keys can be compared with."""
-    return maker.scheme.label == "target" and maker.scheme.n_marks == 1
+    def decoy(self, number: int) -> Tensor:
+        """The images of a decoy key."""
+        if number not in self._images:
+            self._images[number] = self._decoy(number, len(self.labels))
+        return self._images[number]
 
+    def _at_once(self, interview: Interview) -> TestResult:
+        images = torch.cat([self.triggers.images, *(self.decoy(number) for number in range(self.least))])
+        answers = interview.ask(images).view(self.least + 1, -1).numpy()
+        return fixed.decoy_keys(answers[0], self.labels, answers[1:])
 
-def _chosen(images: ImageSet, which: Tensor) -> ImageSet:
-    return ImageSet(images.images[which], images.labels[which], images.groups[which])
+    def _in_rounds(self, interview: Interview) -> TestResult:
+        """Decoys enter in blocks that double; a block ends when each of its decoys is settled."""
+        game = sequential.DecoyKeys(interview.ask(self.triggers.images).numpy(), self.labels, self.terms.alpha)
+        while game.score and not game.reached and interview.ended is None:
+            entered = len(game.entered)
+            needed = decoys_needed(self.terms.alpha, True, sum(game.entered))
+            if needed > self.terms.budget - len(self.labels):
+                break  # nothing that may still be asked can decide
+            self._settle(game, interview, range(entered, min(needed, entered + max(_FIRST_DECOYS, entered))))
+        return game.result()
+
+    def _settle(self, game: sequential.DecoyKeys, interview: Interview, block: range) -> None:
+        for trigger, label in enumerate(self.labels):
+            still = [number for number in block if game.reaches(number) is None]
+            if not still or interview.ended is not None:
+                return
+            images = torch.stack([self.decoy(number)[trigger] for number in still])
+            for number, answer in zip(still, interview.stream(images), strict=False):
+                game.update(number, answer, int(label))
 
 
 def _first(triggers: ImageSet, n: int) -> ImageSet:
     return ImageSet(triggers.images[:n], triggers.labels[:n], triggers.groups[:n])
-
-
-def _unlike(triggers: ImageSet) -> ImageSet:
-    """Each image once: the same image twice is one trial."""
-    seen: dict[bytes, int] = {}
-    for i, image in enumerate(triggers.images):
-        seen.setdefault(image.numpy().tobytes(), i)
-    kept = torch.tensor(sorted(seen.values()), dtype=torch.int64)
-    return ImageSet(triggers.images[kept], triggers.labels[kept], triggers.groups[kept])
-
-
-def _in_turns(triggers: ImageSet) -> ImageSet:
-    """One of each mark, then the next of each, and so on."""
-    turn = torch.zeros_like(triggers.groups)
-    for mark in torch.unique(triggers.groups).tolist():
-        members = triggers.groups == mark
-        turn[members] = torch.arange(int(members.sum()))
-    order = torch.argsort(turn * (int(triggers.groups.max()) + 1) + triggers.groups, stable=True)
-    return ImageSet(triggers.images[order], triggers.labels[order], triggers.groups[order])

@@ -208,6 +208,10 @@ class Recorded:
         """Hashes of the images that the suspect has seen, see :func:`image_digest`: as triggers they are spent."""
         return {digest for digest, times in self._sent.items() if times > 0}
 
+    def answer(self, image: Tensor) -> Answer | None:
+        """What it said to an image, if it was asked and answered."""
+        return self._answers.get(image_digest(image))
+
     @property
     def left(self) -> int | None:
         """Images that may still leave; ``None``: any number."""

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from PIL import Image
 
+from wmlightning.data.batches import ImageSet
 from wmlightning.files import write_bytes, write_json
+from wmlightning.ownership.statistics.power import Estimate
+from wmlightning.ownership.transcript import Recorded
 
 SCHEMA = 1
+_SAMPLE = 8
 Decision = Literal["owned", "not shown", "cannot tell"]
 EXIT_CODES: dict[Decision, int] = {"owned": 0, "not shown": 1, "cannot tell": 2}
 
@@ -29,15 +36,17 @@ class Verdict:
         assumption: what its validity rests on.
         alpha: level of the test.
         p_value: how likely an innocent suspect gives as many matches; of the sequential test, anytime-valid.
-        p_adjusted: the same after correction for several suspects.
+        p_adjusted: the same after Holm's correction for several suspects.
         e_value: evidence of the sequential test, or ``None``.
         queries: images that were sent, decoys included.
         triggers: triggers among them.
         matches: triggers that got the label that the key expects.
         missing: triggers without a usable answer.
         interval: 95 % Clopper-Pearson interval of the share of matches.
-        expected_queries: what the power estimate said before the first query.
+        estimate: how many queries were expected to decide, before the first one.
         stopped: why no more was asked.
+        details: how the p-value came about.
+        null_models: how models that were made without the key fared in the same test.
         notes: what else a reader must know.
         sample: triggers with their answers, only if asked for.
     """
@@ -57,9 +66,11 @@ class Verdict:
     matches: int
     missing: int
     interval: tuple[float, float]
-    expected_queries: int | None
+    estimate: str
     stopped: str
+    details: str = ""
     p_adjusted: float | None = None
+    null_models: str | None = None
     notes: list[str] = field(default_factory=list)
     sample: list[dict[str, Any]] = field(default_factory=list)
 
@@ -77,14 +88,16 @@ class Verdict:
         lines = [
             f"{self.decision.upper()}: {self.suspect}",
             f"  {self.reason}",
-            f"  test: {self.test}; {_p(self.p_value)} at alpha = {self.alpha:g}",
+            f"  test: {self.test}; {_p(self.p_value)} at alpha = {self.alpha:g}; {self.details}",
             f"  {self.matches} of {self.triggers} triggers matched{share}; {self.missing} without an answer",
-            f"  {self.queries} queries; {self.stopped}",
+            f"  {self.queries} queries: {self.stopped}; before the first, {self.estimate}",
             f"  assumption: {self.assumption}",
             f"  commitment: {self.commitment}" + (f", made {self.committed}" if self.committed else ""),
         ]
         if self.p_adjusted is not None:
             lines.insert(3, f"  after correction for several suspects: {_p(self.p_adjusted)}")
+        if self.null_models is not None:
+            lines.append(f"  cross-check: {self.null_models}")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
     def write(self, folder: Path) -> None:
@@ -105,6 +118,29 @@ class Verdict:
         )
         pages.filters["p"] = _p
         return pages.get_template("report.html").render(v=self)
+
+
+def estimated(estimate: Estimate, alpha: float, survival: float) -> str:
+    """A power estimate, as a sentence."""
+    alive = f"{100 * survival:g} % of the triggers still work"
+    if estimate.triggers is None:
+        return f"not enough for alpha = {alpha:g} if {alive}: {estimate.reason}"
+    about = f"about {estimate.spent:.0f} queries decide at alpha = {alpha:g}"
+    return f"{about} if at least {alive} (power {100 * estimate.power:.0f} % with {estimate.triggers} triggers)"
+
+
+def trigger_sample(triggers: ImageSet, asked: Recorded) -> list[dict[str, Any]]:
+    """The first triggers that were asked about, with expected labels and answers: secret."""
+    rows: list[dict[str, Any]] = []
+    for image, label in zip(triggers.images, triggers.labels, strict=True):
+        answer = asked.answer(image)
+        if answer is None or len(rows) == _SAMPLE:
+            continue
+        buffer = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy()).save(buffer, format="png")
+        png = base64.b64encode(buffer.getvalue()).decode()
+        rows.append({"png": png, "expected": int(label), "answer": "none" if answer.label is None else answer.label})
+    return rows
 
 
 def _p(value: float) -> str:

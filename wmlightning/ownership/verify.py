@@ -1,186 +1,254 @@
-"""Asks a suspect whether it knows the owner's triggers: from key and suspect to verdict, top to bottom."""
+"""Asks suspects whether they know the owner's triggers: from key and suspects to verdicts, top to bottom."""
 
 from __future__ import annotations
 
-import base64
-import io
-import json
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from omegaconf import DictConfig
-from PIL import Image
-from torch import Tensor
+from omegaconf import DictConfig, OmegaConf
 
-from wmlightning.config import make, plain, setting
-from wmlightning.data.batches import ImageSet
+from wmlightning.config import plain, setting
 from wmlightning.errors import UserError
 from wmlightning.files import write_bytes
+from wmlightning.ownership.choice import choose, triggers_of
 from wmlightning.ownership.commitment import read_commitment
+from wmlightning.ownership.interview import Interview
 from wmlightning.ownership.key import Key, read_key
-from wmlightning.ownership.questions import Question, ask, needs_decoys
-from wmlightning.ownership.suspects.base import Answer, Suspect
-from wmlightning.ownership.transcript import Recorded, image_digest
-from wmlightning.ownership.verdict import Decision, Verdict
+from wmlightning.ownership.questions import Question, Terms
+from wmlightning.ownership.spent import Spent
+from wmlightning.ownership.statistics.result import TestResult, holm
+from wmlightning.ownership.suspects.base import Suspect, Unreachable
+from wmlightning.ownership.suspects.network import Network
+from wmlightning.ownership.suspects.several import suspects_of
+from wmlightning.ownership.transcript import Recorded
+from wmlightning.ownership.verdict import Decision, Verdict, estimated, trigger_sample
 from wmlightning.secret import Secret
 from wmlightning.watermarks.triggers import TriggerMaker
 
-_SHOWN_AS_SAMPLE = 8
 #: With fewer answers than this share of what was asked, silence explains too much.
 _ANSWERED = 0.5
+_SHOWN = "The suspect has seen the triggers it was asked about: they are spent, and the next dispute takes others."
+_UNCOMMITTED = "No published commitment was given: the key may be younger than the suspect."
 
 
-def verify(cfg: DictConfig, decoys: list[Secret] | None = None) -> Verdict:
+@dataclass(frozen=True)
+class _Claim:
+    """What the verifier goes by: the same for all suspects.
+
+    Attributes:
+        key: that was checked.
+        maker: what made its triggers.
+        committed: when its commitment was made, or ``None``.
+        terms: level and limits for each suspect.
+        alpha: level for all of them together.
+        innocents: null models.
+        several: whether there are other suspects, which are asked although this one cannot be.
+        show: whether triggers may stand in the report.
+    """
+
+    key: Key
+    maker: TriggerMaker
+    committed: str | None
+    terms: Terms
+    alpha: float
+    innocents: list[Network]
+    several: bool
+    show: bool
+
+    def opened(self, suspect: Suspect, transcript: Path | None) -> Recorded:
+        source = self.maker.source
+        return Recorded(suspect, transcript, self.terms.budget, source.shape, len(source.classes))
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """One suspect's answers, and what they are worth.
+
+    Attributes:
+        out: folder of the suspect.
+        asked: the suspect.
+        question: what it was asked.
+        interview: how that went.
+        result: of the test.
+        null_p: p-values of the null models in the same test.
+    """
+
+    out: Path
+    asked: Recorded
+    question: Question
+    interview: Interview
+    result: TestResult
+    null_p: list[float]
+
+
+def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> list[Verdict]:
     """Verifies what the config says.
 
     Args:
         cfg: composed from ``conf/verify.yaml``.
-        decoys: other secrets for the test with decoy keys; ``None``: drawn now from the system's generator.
+        tell: is told, before the first query to a suspect, how many queries will decide.
+
+    Returns:
+        A verdict for each suspect, written to its folder.
 
     Raises:
         UserError: for a mistake in the config, a key that does not follow from its secret, a suspect that is not there.
     """
-    options: dict[str, Any] = plain(cfg)
-    alpha = setting(options["alpha"], "alpha", float, 1e-12, 0.5)
-    budget = setting(options["budget"], "budget", int, 1)
-    n = setting(options["queries"], "queries", int, 1)
+    names = [str(name) for name in cfg if name != "suspect"]  # whose options may be secret, and are its own matter
+    options: dict[str, Any] = plain(OmegaConf.masked_copy(cfg, names))
     if options["triggers"] not in ("new", "trained"):
         raise UserError("triggers", f"{options['triggers']!r} is unknown", "new or trained")
-    path = Path(options["key"])
+    suspects, path = suspects_of(cfg), Path(options["key"]).expanduser()
+    terms = _terms(options, len(suspects))
     key = read_key(path)
     committed = read_commitment(Path(options["commitment"]), key)["made"] if options["commitment"] else None
-    suspect = make(cfg.suspect, "suspect")
-    if not isinstance(suspect, Suspect):
-        raise UserError("suspect._target_", "it makes no suspect", "a class derived from Suspect")
     maker = key.check(options["data_dir"], options["trust"])
-    spent = Spent(path)
-    out = Path(options["out"] or path.with_suffix(f".{_short(suspect)}"))
-    transcript = out / "transcript.jsonl"
-    triggers = _triggers(key, maker, options["triggers"])
-    question = ask(maker, triggers, spent.fresh(triggers, transcript), alpha, n, budget, decoys)
-    classes = len(maker.source.classes)
-    out.mkdir(parents=True, exist_ok=True)
-    with Recorded(suspect, transcript, budget, maker.source.shape, classes) as asked:
-        try:
-            answers = asked.ask(question.images)
-        finally:  # what left this machine has been seen, whatever came back
-            spent.add(question.triggers.images, asked.shown)
-    verdict = _verdict(question, answers, alpha, suspect.name, key, committed, options["show_triggers"])
-    verdict.write(out)
-    return verdict
+    innocents = [Network(folder, trust=options["trust"]) for folder in options["null_models"]]
+    several, show = len(suspects) > 1, options["show_triggers"]
+    claim = _Claim(key, maker, committed, terms, options["alpha"], innocents, several, show)
+    triggers, true = triggers_of(key, maker, options["triggers"])
+    spent, found = Spent(path), []
+    for suspect, out in zip(suspects, _folders(suspects, path, options["out"]), strict=True):
+        fresh = spent.fresh(triggers, _transcript(out))
+        question = choose(maker, triggers, true, fresh, terms, _strangers(out))
+        tell(estimated(question.estimate(), terms.alpha, terms.survival))
+        found.append(_put(claim, suspect, question, out, spent))
+    adjusted = holm([finding.result.p_value for finding in found])
+    verdicts = [_verdict(claim, finding, p) for finding, p in zip(found, adjusted, strict=True)]
+    for finding, verdict in zip(found, verdicts, strict=True):
+        verdict.write(finding.out)
+    return verdicts
 
 
-def _triggers(key: Key, maker: TriggerMaker, which: str) -> ImageSet:
-    """Triggers with random labels are learned one by one: only those that were trained on are known to the model.
-
-    Decoys are made of the new triggers' images: a key that needs them shows new triggers.
-    """
-    if key.config["watermark"].get("label") == "random":
-        return key.trained
-    return key.trained if which == "trained" and not needs_decoys(maker) else key.new
+def exit_code(verdicts: list[Verdict]) -> int:
+    """0 if any suspect is owned, else 2 if any cannot be told, else 1."""
+    codes = {verdict.exit_code for verdict in verdicts}
+    return next(code for code in (0, 2, 1) if code in codes)
 
 
-def _verdict(
-    question: Question,
-    answers: list[Answer],
-    alpha: float,
-    suspect: str,
-    key: Key,
-    committed: str | None,
-    show: bool,
-) -> Verdict:
-    labels = torch.tensor([-1 if answer.label is None else answer.label for answer in answers])
-    evidence = question.judge(labels)
-    silent = sum(answer.label is None for answer in answers) / len(answers)
-    decision, reason = _decision(question, evidence.p_value, alpha, silent)
-    notes = ["The suspect has seen the triggers it was asked about: they are spent, and the next dispute takes others."]
-    if committed is None:
-        notes.append("No published commitment was given: the key may be younger than the suspect.")
-    return Verdict(
-        decision,
-        reason,
-        suspect,
-        key.commitment(),
-        committed,
-        question.test,
-        question.assumption,
-        alpha,
-        evidence.p_value,
-        None,
-        queries=sum(answer.asked for answer in answers),
-        triggers=evidence.n,
-        matches=evidence.matches,
-        missing=evidence.missing,
-        interval=evidence.interval,
-        expected_queries=len(question.images),
-        stopped="all that the test needs" if all(answer.asked for answer in answers) else "the budget was spent",
-        notes=notes,
-        sample=_sample(question.triggers, labels) if show else [],
+def _terms(options: dict[str, Any], n_suspects: int) -> Terms:
+    alpha = setting(options["alpha"], "alpha", float, 1e-12, 0.5)
+    for name in ("survival", "decoys"):
+        setting(options["expect"][name], f"expect.{name}", float, 0, 1)
+    if not isinstance(options["sequential"], bool):
+        raise UserError("sequential", f"{options['sequential']!r} is unknown", "true or false")
+    return Terms(
+        alpha=alpha / n_suspects,  # what Holm's correction asks of the smallest p-value
+        queries=setting(options["queries"], "queries", int, 1),
+        budget=setting(options["budget"], "budget", int, 1),
+        sequential=options["sequential"],
+        survival=options["expect"]["survival"],
+        decoys=options["expect"]["decoys"],
     )
 
 
-def _decision(question: Question, p: float, alpha: float, silent: float) -> tuple[Decision, str]:
+def _folders(suspects: list[Suspect], key: Path, out: str | None) -> list[Path]:
+    """A folder for each suspect: beside the key, or ``out``, below which several have one each."""
+    names: list[str] = []
+    for suspect in suspects:
+        kept = "".join(letter if letter.isalnum() else "-" for letter in suspect.name).strip("-")[-60:] or "suspect"
+        names.append(kept if kept not in names else f"{kept}-{len(names)}")
+    if out is None:
+        return [key.with_suffix(f".{name}") for name in names]
+    return [Path(out)] if len(names) == 1 else [Path(out) / name for name in names]
+
+
+def _transcript(out: Path) -> Path:
+    return out / "transcript.jsonl"
+
+
+def _strangers(out: Path) -> Secret:
+    """The verifier's own secret, kept with the transcript: going on asks about the same decoys."""
+    path = out / "decoys.secret"
+    if not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, secrets.token_bytes(32), private=True)
+    content = path.read_bytes()
+    if len(content) != 32:
+        raise UserError("out", f"{path} is damaged", "another folder")
+    return Secret(content)
+
+
+def _put(claim: _Claim, suspect: Suspect, question: Question, out: Path, spent: Spent) -> _Finding:
+    asked = claim.opened(suspect, _transcript(out))
+    interview = Interview(asked)
+    try:
+        with asked:
+            try:
+                result = question.put(interview)
+            finally:  # what left this machine has been seen, whatever came back
+                spent.add(question.triggers, asked.shown)
+    except UserError as error:  # at the first contact: nothing was asked
+        if not isinstance(error, Unreachable) and not claim.several:
+            raise
+        interview.lose(error)
+        result = question.put(interview)
+    null_p = []
+    for innocent in claim.innocents:
+        with claim.opened(innocent, None) as null:
+            null_p.append(question.put(Interview(null)).p_value)
+    return _Finding(out, asked, question, interview, result, null_p)
+
+
+def _verdict(claim: _Claim, found: _Finding, adjusted: float) -> Verdict:
+    question, result, terms = found.question, found.result, claim.terms
+    decision, reason = _decision(found, adjusted, claim.alpha, terms.alpha)
+    estimate = question.estimate()
+    return Verdict(
+        decision,
+        reason,
+        found.asked.name,
+        claim.key.commitment(),
+        claim.committed,
+        result.test,
+        result.assumption,
+        claim.alpha,
+        result.p_value,
+        result.e_value,
+        queries=found.asked.queries,
+        triggers=result.n,
+        matches=result.matches,
+        missing=result.n_missing,
+        interval=result.interval,
+        estimate=estimated(estimate, terms.alpha, terms.survival),
+        stopped=_stopped(found, terms),
+        details=result.details,
+        p_adjusted=adjusted if claim.several else None,
+        null_models=_beside(found),
+        notes=[_SHOWN] if claim.committed else [_SHOWN, _UNCOMMITTED],
+        sample=trigger_sample(question.triggers, found.asked) if claim.show else [],
+    )
+
+
+def _stopped(found: _Finding, terms: Terms) -> str:
+    if found.interview.ended is not None:
+        return found.interview.ended
+    if not terms.sequential:
+        return "all that was planned"
+    return "the level was reached" if found.result.p_value <= terms.alpha else "no further query could have decided"
+
+
+def _beside(found: _Finding) -> str | None:
+    """How the null models fared: a cross-check, for it assumes more than the test."""
+    if not found.null_p:
+        return None
+    as_good = sum(p <= found.result.p_value for p in found.null_p)
+    rank = (1 + as_good) / (1 + len(found.null_p))
+    return f"{as_good} of {len(found.null_p)} models made without the key come out as well: p = {rank:.3g} by rank"
+
+
+def _decision(found: _Finding, p: float, alpha: float, level: float) -> tuple[Decision, str]:
     if p <= alpha:
         return "owned", f"A model made without this key would answer so with a probability of {p:.2g} at the most."
-    if question.smallest_p > alpha:
-        best = f"{question.smallest_p:.2g}"
-        return (
-            "cannot tell",
-            f"Even if every trigger had matched, p would be {best}: ask for more, or use a larger alpha.",
-        )
-    if silent > 1 - _ANSWERED:
-        return "cannot tell", f"{100 * silent:.0f} % of the images had no usable answer."
+    if (best := found.question.best_p()) > level:
+        wrong = f"Even if every trigger had matched, p would be {best:.2g}"
+        return "cannot tell", f"{wrong}: ask for more, or use a larger alpha."
+    interview = found.interview
+    if interview.ended is not None:
+        return "cannot tell", f"It was not asked about all that could decide: {interview.ended}."
+    if interview.silent > (1 - _ANSWERED) * interview.answered:
+        return "cannot tell", f"{100 * interview.silent / interview.answered:.0f} % of the images had no usable answer."
     return "not shown", "The suspect answers to the triggers as a model made without the key may."
-
-
-def _sample(triggers: ImageSet, answers: Tensor) -> list[dict[str, Any]]:
-    rows = []
-    for image, label, answer in list(zip(triggers.images, triggers.labels, answers, strict=False))[:_SHOWN_AS_SAMPLE]:
-        buffer = io.BytesIO()
-        pixels = image.permute(1, 2, 0).squeeze(-1).numpy()
-        Image.fromarray(pixels).save(buffer, format="png")
-        png = base64.b64encode(buffer.getvalue()).decode()
-        rows.append({"png": png, "expected": int(label), "answer": int(answer) if answer >= 0 else "none"})
-    return rows
-
-
-def _short(suspect: Suspect) -> str:
-    kept = "".join(letter if letter.isalnum() else "-" for letter in suspect.name)
-    return kept.strip("-")[-60:] or "suspect"
-
-
-class Spent:
-    """Triggers that a suspect has seen, in a file beside the key: their hashes, not the images.
-
-    Args:
-        key: path of the key.
-    """
-
-    def __init__(self, key: Path) -> None:
-        self.path = key.with_suffix(".spent.json")
-        self.digests: set[str] = set()
-        if self.path.exists():
-            try:
-                self.digests = set(map(str, json.loads(self.path.read_text())))
-            except (ValueError, TypeError) as error:
-                raise UserError("key", f"{self.path} is damaged", "a copy that is whole, or remove it") from error
-
-    def fresh(self, triggers: ImageSet, transcript: Path) -> Tensor:
-        """Which triggers no other suspect has seen: int64. This one may be asked again: it knows them already.
-
-        Raises:
-            UserError: if none is left.
-        """
-        ours = transcript.read_text() if transcript.exists() else ""
-        fresh = [
-            i for i, image in enumerate(triggers.images) if (d := image_digest(image)) not in self.digests or d in ours
-        ]
-        if not fresh:
-            raise UserError("triggers", f"all {len(triggers)} are spent, see {self.path}", "the other kind of triggers")
-        return torch.tensor(fresh, dtype=torch.int64)
-
-    def add(self, images: Tensor, shown: set[str]) -> None:
-        """Notes which of the key's triggers were shown, by the hashes of all images that were."""
-        self.digests |= {image_digest(image) for image in images} & shown
-        write_bytes(self.path, (json.dumps(sorted(self.digests)) + "\n").encode(), private=True)

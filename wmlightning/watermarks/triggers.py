@@ -6,6 +6,7 @@ Planning needs labels only, so that a mistake is found before an image is read; 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -147,6 +148,16 @@ class TriggerMaker:
             images[groups == index] = self.watermark.apply(before[groups == index], mark, "new")
         return ImageSet(images, self._trigger_labels("new", groups, true), groups)
 
+    def truth(self, name: Literal["trained", "new"]) -> Tensor:
+        """True classes of the task's images that triggers were made of: int64 ``(n,)``."""
+        split: Split = "train" if name == "trained" else "test"
+        index, n = (self.roles.train, self.n) if name == "trained" else (self.roles.judge, self._n_new())
+        return self.source.labels(split)[self._drawn(split, index, n, name)]
+
+    def _n_new(self) -> int:
+        n_new = len(self._pool("test", self.roles.judge))
+        return min(n_new, self.n) if self.scheme.n_new is None else self.scheme.n_new
+
     def _mark(self, owner: Owner, stranger: int, index: int) -> Mark:
         return Mark(self.secret, owner, stranger, index)
 
@@ -162,10 +173,8 @@ class TriggerMaker:
     # -- marks on images of the task ---------------------------------------------------------------------------
 
     def _make_marked(self, watermark: MarkingWatermark) -> Triggers:
-        n_new = len(self._pool("test", self.roles.judge))
-        n_new = min(n_new, self.n) if self.scheme.n_new is None else self.scheme.n_new
         trained, before, trained_true = self._marked(watermark, "train", self.roles.train, self.n, "trained")
-        new, new_before, new_true = self._marked(watermark, "test", self.roles.judge, n_new, "new")
+        new, new_before, new_true = self._marked(watermark, "test", self.roles.judge, self._n_new(), "new")
         # A random label is learned with its image: there a decoy is the trained image with a stranger's mark.
         shown = (trained, before, trained_true) if self.scheme.label == "random" else (new, new_before, new_true)
         decoys = self._decoys(watermark, *shown)
@@ -198,10 +207,13 @@ class TriggerMaker:
         return ImageSet(images, self._trigger_labels(name, marks, true), marks), before, true
 
     def _base(self, split: Split, index: Tensor, n: int, name: str) -> tuple[Tensor, Tensor]:
+        chosen = self._drawn(split, index, n, name)
+        return self.source.images(split, chosen), self.source.labels(split)[chosen]
+
+    def _drawn(self, split: Split, index: Tensor, n: int, name: str) -> Tensor:
         pool = self._pool(split, index)
         draws = [self.secret.stream(f"images/{name}/{turn}").sample(len(pool), len(pool)) for turn in _turns(n, pool)]
-        chosen = pool[torch.cat([torch.from_numpy(draw) for draw in draws])[:n]] if draws else pool[:0]
-        return self.source.images(split, chosen), self.source.labels(split)[chosen]
+        return pool[torch.cat([torch.from_numpy(draw) for draw in draws])[:n]] if draws else pool[:0]
 
     def _negatives(self, watermark: MarkingWatermark) -> ImageSet:
         """Each negative carries a stranger of its own: the more strangers, the better others are refused."""

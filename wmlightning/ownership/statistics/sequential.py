@@ -129,7 +129,7 @@ class IndependentLabels(Sequential):
             raise ValueError("labels are drawn from at least one class")
         self._true = np.full_like(self.expected, -1) if true is None else integers(true, "true", self.expected)
         self._n_labels = n_labels
-        self._matches = self._misses = 0
+        self.matches = self.misses = 0
 
     @staticmethod
     def log_capital(matches: npt.ArrayLike, misses: npt.ArrayLike, n_labels: int) -> npt.NDArray[np.float64]:
@@ -153,8 +153,8 @@ class IndependentLabels(Sequential):
         if given != MISSING and given == self._true[trigger]:
             return
         hit = given == self.expected[trigger] and given != MISSING
-        self._matches, self._misses = self._matches + hit, self._misses + (not hit)
-        self._hold(float(self.log_capital(self._matches, self._misses, self._n_labels)))
+        self.matches, self.misses = self.matches + hit, self.misses + (not hit)
+        self._hold(float(self.log_capital(self.matches, self.misses, self._n_labels)))
 
 
 class DecoyKeys(Sequential):

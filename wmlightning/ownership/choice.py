@@ -1,0 +1,94 @@
+"""Which test a key allows, and which of its triggers are asked about in which order."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from wmlightning.data.batches import ImageSet
+from wmlightning.ownership.key import Key
+from wmlightning.ownership.questions import DecoyKeys, IndependentLabels, Question, SeveralMarks, Terms
+from wmlightning.secret import Secret
+from wmlightning.watermarks.base import MarkingWatermark
+from wmlightning.watermarks.triggers import TriggerMaker
+
+
+def triggers_of(key: Key, maker: TriggerMaker, wanted: Literal["trained", "new"]) -> tuple[ImageSet, Tensor]:
+    """The triggers that can be asked about, with the true classes of their images.
+
+    Triggers with random labels are learned one by one: only those that were trained on are known to the model.
+    Decoys are made of the new triggers' images: a key that needs them shows new triggers.
+
+    Args:
+        key: that was checked.
+        maker: what made its triggers.
+        wanted: ``new`` or ``trained``, where there is a choice.
+    """
+    if maker.scheme.label == "random":
+        wanted = "trained"
+    elif _one_mark(maker):
+        wanted = "new"
+    triggers = key.trained if wanted == "trained" else key.new
+    marking = isinstance(maker.watermark, MarkingWatermark)
+    return triggers, maker.truth(wanted) if marking else torch.full_like(triggers.labels, -1)
+
+
+def choose(
+    maker: TriggerMaker, triggers: ImageSet, true: Tensor, fresh: Tensor, terms: Terms, strangers: Secret
+) -> Question:
+    """Chooses the test that a key allows.
+
+    Args:
+        maker: what made the key's triggers.
+        triggers: see :func:`triggers_of`.
+        true: see :func:`triggers_of`.
+        fresh: int64, which of them may be shown, in this order.
+        terms: what the verifier wants.
+        strangers: the verifier's own secret, which decoy keys follow from.
+
+    Raises:
+        UserError: if the budget does not allow the test.
+    """
+    k = len(maker.source.classes)
+    if maker.scheme.label == "random":
+        chosen = fresh[_unlike(triggers.images[fresh])][: terms.queries]
+        n_labels = k - isinstance(maker.watermark, MarkingWatermark)
+        return IndependentLabels(_some(triggers, chosen), true[chosen], terms, n_labels, k)
+    if not _one_mark(maker):
+        chosen = fresh[_in_turns(triggers.groups[fresh])][: terms.queries]
+        return SeveralMarks(_some(triggers, chosen), true[chosen], terms, list(maker.labels.pool), k)
+    chosen = fresh[: terms.queries]
+
+    def decoy(number: int, n: int) -> Tensor:
+        stranger = strangers.derive(f"decoy/{number}")
+        return maker.disguised(stranger, int(chosen[:n].max()) + 1).images[chosen[:n]]
+
+    return DecoyKeys(_some(triggers, chosen), true[chosen], terms, decoy, k)
+
+
+def _one_mark(maker: TriggerMaker) -> bool:
+    """Whether the key has one mark with one label, which only other keys can be compared with."""
+    return maker.scheme.label == "target" and maker.scheme.n_marks == 1
+
+
+def _some(triggers: ImageSet, which: Tensor) -> ImageSet:
+    return ImageSet(triggers.images[which], triggers.labels[which], triggers.groups[which])
+
+
+def _unlike(images: Tensor) -> Tensor:
+    """Each image once: the same image twice is one trial."""
+    seen: dict[bytes, int] = {}
+    for i, image in enumerate(images):
+        seen.setdefault(image.numpy().tobytes(), i)
+    return torch.tensor(sorted(seen.values()), dtype=torch.int64)
+
+
+def _in_turns(groups: Tensor) -> Tensor:
+    """One of each mark, then the next of each, and so on."""
+    turn = torch.zeros_like(groups)
+    for mark in torch.unique(groups).tolist():
+        members = groups == mark
+        turn[members] = torch.arange(int(members.sum()))
+    return torch.argsort(turn * (int(groups.max()) + 1) + groups, stable=True)

@@ -1,0 +1,60 @@
+"""One suspect being asked: labels as they come, and why no more came."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import torch
+from torch import Tensor
+
+from wmlightning.errors import UserError
+from wmlightning.ownership.statistics.result import MISSING
+from wmlightning.ownership.suspects.base import Unreachable
+from wmlightning.ownership.transcript import Recorded
+
+
+class Interview:
+    """Asks a suspect, and keeps count.
+
+    Args:
+        asked: the suspect, opened.
+
+    Attributes:
+        answered: images that the suspect had its chance to answer.
+        silent: those of them without a usable answer.
+        ended: why no more can be asked: the budget, or a suspect that is gone; ``None`` while it goes on.
+    """
+
+    def __init__(self, asked: Recorded) -> None:
+        self._asked = asked
+        self.answered = self.silent = 0
+        self.ended: str | None = None
+
+    def lose(self, error: UserError) -> None:
+        """Notes that the suspect cannot be asked."""
+        why = error.why if isinstance(error, Unreachable) else str(error)
+        self.ended = f"the suspect does not answer ({why}); the same command goes on where it was"
+
+    def stream(self, images: Tensor) -> Iterator[int]:
+        """Labels of uint8 images ``(n, c, h, w)`` in their order, -1 for no usable answer; fewer if it ended before."""
+        if self.ended is not None:
+            return
+        with closing(self._asked.stream(images)) as answers:
+            try:
+                for answer in answers:
+                    if not answer.asked:
+                        self.ended = "the budget was spent"
+                        return
+                    self.answered += 1
+                    self.silent += answer.label is None
+                    yield MISSING if answer.label is None else answer.label
+            except Unreachable as error:
+                self.lose(error)
+
+    def ask(self, images: Tensor) -> Tensor:
+        """Labels of all images: int64 ``(n,)``, -1 also for those that were not asked about any more."""
+        found = torch.full((len(images),), MISSING, dtype=torch.int64)
+        for i, label in enumerate(self.stream(images)):
+            found[i] = label
+        return found
