@@ -1,0 +1,142 @@
+"""What both studies of this folder share: keys of stored runs, suspects in memory, and the questions put to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wmlightning.data.batches import ImageSet
+from wmlightning.ownership.choice import choose, triggers_of
+from wmlightning.ownership.interview import Interview
+from wmlightning.ownership.key import Key, make_key
+from wmlightning.ownership.questions import Question, Terms
+from wmlightning.ownership.statistics.result import TestResult
+from wmlightning.ownership.suspects.base import Suspect
+from wmlightning.ownership.suspects.local import LocalSuspect
+from wmlightning.ownership.suspects.network import arithmetic_of
+from wmlightning.ownership.transcript import Recorded
+from wmlightning.secret import Secret
+from wmlightning.store import Run
+from wmlightning.watermarks.base import MarkingWatermark
+from wmlightning.watermarks.triggers import TriggerMaker
+
+
+class Held(LocalSuspect):
+    """A network in memory.
+
+    Args:
+        run: whose arithmetic is used.
+        network: float images in [0, 1] to logits.
+    """
+
+    batch_size = 500
+
+    def __init__(self, run: Run, network: nn.Module) -> None:
+        self.name = run.folder.name
+        self._arithmetic = arithmetic_of(run, "cpu", "device")
+        self._network = network.eval()
+
+    @torch.inference_mode()
+    def compute(self, images: Tensor) -> Tensor:
+        """Logits."""
+        with self._arithmetic.scope():
+            logits: Tensor = self._network(self._arithmetic.floats(images))
+        return logits
+
+
+class Claim:
+    """An owner's key, and the questions that it allows.
+
+    Args:
+        run: finished, with a watermark.
+    """
+
+    def __init__(self, run: Run) -> None:
+        maker = run.job.maker
+        assert maker is not None, "a run with a watermark"
+        self.maker: TriggerMaker = maker
+        self.key: Key = make_key(run.job)
+        self.triggers, self.true = triggers_of(self.key, maker, "new")
+
+    def question(self, terms: Terms, turn: int) -> Question:
+        """What is asked at the ``turn``-th time: other triggers, or in another order, and other decoys."""
+        order = torch.randperm(len(self.triggers), generator=torch.Generator().manual_seed(turn))
+        return choose(self.maker, self.triggers, self.true, order, terms, verifier(turn))
+
+    def strangers(self, terms: Terms, turn: int) -> Question:
+        """The same by a stranger who claims the model, with marks and labels of another secret.
+
+        Of a single mark the stranger is given the owner's label: an accuser who has the model finds it by trying.
+        """
+        stranger, scheme = Secret.from_seed(1_000_000 + turn), self.maker.scheme
+        shown = self.maker.disguised(stranger, len(self.key.new))
+        marking = isinstance(self.maker.watermark, MarkingWatermark)
+        true = self.maker.truth("new") if marking else torch.full_like(shown.labels, -1)
+        labels, k, draw = shown.labels, len(self.maker.source.classes), stranger.stream("a stranger's labels")
+        if scheme.label == "random":
+            drawn = torch.from_numpy(draw.integers(len(labels), k - marking))
+            labels = (true + 1 + drawn) % k if marking else drawn
+        elif scheme.n_marks > 1:
+            pool = torch.tensor(self.maker.labels.pool)
+            labels = pool[torch.from_numpy(draw.integers(scheme.n_marks, len(pool)))][shown.groups]
+        triggers = ImageSet(shown.images, labels, shown.groups)
+        order = torch.randperm(len(triggers), generator=torch.Generator().manual_seed(turn))
+        return choose(self.maker, triggers, true, order, terms, verifier(turn))
+
+
+def verifier(turn: int) -> Secret:
+    """What decoy keys follow from."""
+    return Secret.from_seed(2_000_000 + turn)
+
+
+def put(question: Question, suspect: Suspect, claim: Claim) -> tuple[TestResult, int]:
+    """Puts a question to a suspect that was not asked before: what came out, and the images that were sent."""
+    source = claim.maker.source
+    with Recorded(suspect, None, question.terms.budget, source.shape, len(source.classes)) as asked:
+        return question.put(Interview(asked)), asked.queries
+
+
+def key_name(config: dict[str, Any]) -> str:
+    """How the tables call a key."""
+    watermark = config["watermark"]
+    if watermark["label"] == "random":
+        return "random labels"
+    if watermark["n_marks"] > 1:
+        return f"{watermark['n_marks']} marks" + (", negatives" if watermark["negatives"] else "")
+    return "one mark, negatives" if watermark["negatives"] else "one mark, as in the paper"
+
+
+@contextmanager
+def service(run: Run) -> Iterator[str]:
+    """Serves a run on a socket of this machine: its address."""
+    import threading
+    import time
+
+    import uvicorn
+
+    from wmlightning.ownership.server import ServedModel, create_app
+
+    config = uvicorn.Config(create_app(ServedModel(run, "classifier", "cpu")), port=0, log_level="error")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    _wait(lambda: server.started, time.monotonic() + 30)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def _wait(until: Callable[[], bool], deadline: float) -> None:
+    import time
+
+    while not until():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the service does not start")
+        time.sleep(0.01)
