@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -93,9 +93,19 @@ def verifier(turn: int) -> Secret:
     return Secret.from_seed(2_000_000 + turn)
 
 
-def put(question: Question, suspect: Suspect, claim: Claim) -> tuple[TestResult, int]:
+def triggers_asked(maker: TriggerMaker, turn: int) -> tuple[ImageSet, Tensor, Tensor]:
+    """Triggers of a key that no model was trained with, their images' true classes, and an order."""
+    made = maker.make()
+    name: Literal["trained", "new"] = "trained" if maker.scheme.label == "random" else "new"
+    triggers = made.trained if name == "trained" else made.new
+    marking = isinstance(maker.watermark, MarkingWatermark)
+    true = maker.truth(name) if marking else torch.full_like(triggers.labels, -1)
+    return triggers, true, torch.randperm(len(triggers), generator=torch.Generator().manual_seed(turn))
+
+
+def put(question: Question, suspect: Suspect, maker: TriggerMaker) -> tuple[TestResult, int]:
     """Puts a question to a suspect that was not asked before: what came out, and the images that were sent."""
-    source = claim.maker.source
+    source = maker.source
     with Recorded(suspect, None, question.terms.budget, source.shape, len(source.classes)) as asked:
         return question.put(Interview(asked)), asked.queries
 

@@ -86,7 +86,7 @@ def _rows(run: Run) -> Iterator[dict[str, Any]]:
 
 def _found(question: Question, suspect: Suspect, claim: Claim) -> dict[str, Any]:
     started = time.monotonic()
-    result, queries = put(question, suspect, claim)
+    result, queries = put(question, suspect, claim.maker)
     return {
         "test": result.test,
         "decided": result.p_value <= ALPHA,
