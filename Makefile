@@ -1,4 +1,4 @@
-# make setup | train | test | test-all | lint | types | bench | results | table | attack-table
+# make setup | train | test | test-all | lint | types | bench | results | reproduce
 SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DONE := $(VENV)/.up-to-date
 BUSY := $(VENV)/.installing
 
-.PHONY: setup train test test-all lint types check bench table attack-table results clean
+.PHONY: setup train test test-all lint types check bench results reproduce clean
 
 # Does nothing when pyproject.toml is older than the last finished installation. An installation that was
 # stopped half-way leaves its mark behind and is made anew, since pip cannot tell half a package from a whole one.
@@ -42,14 +42,12 @@ bench: setup
 	$(BIN)/python experiments/bench/throughput.py $(ARGS)
 	$(BIN)/python experiments/bench/attacks.py
 
-attack-table: setup
-	$(BIN)/python experiments/attacks/table.py $(ARGS)
-
 results: setup
 	$(BIN)/python -m wmlightning.results $(ARGS)
 
-table: setup
-	$(BIN)/python experiments/embedding/table.py $(ARGS)
+# SCALE=smoke (minutes) or paper; SEEDS="0 1 2".
+reproduce: setup
+	sh experiments/asiaccs2018/run.sh
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

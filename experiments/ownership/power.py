@@ -1,8 +1,9 @@
 """How many queries decide: stolen models as they are, after attacks, and through HTTP.
 
 ``python experiments/ownership/power.py --runs DIR`` asks every watermarked model of a run store, and every surrogate
-that ``prune`` and ``finetune`` left of it at the strengths below, with the framework's own tests at p <= 0.001, and
-writes ``power.csv``: a row for each model, surrogate and question. Models that are in it are not asked again.
+that ``prune`` and ``finetune`` left of it at the strengths below, with the framework's own tests at p <= 0.001; the
+same through HTTP; lets a stranger claim the model; and asks an unmarked model of the same data. It writes
+``power.csv``: a row for each model, surrogate and question. Models that are in it are not asked again.
 """
 
 from __future__ import annotations
@@ -42,20 +43,31 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     options = parser.parse_args()
     frame = pd.read_csv(options.out) if options.out.exists() else pd.DataFrame({"model": []})
-    for folder in sorted(options.runs.iterdir()):
-        card = read_card(folder)
-        if card is None or card.get("kind") != "train" or not card["config"]["watermark"].get("_target_"):
-            continue
+    for folder in _runs(options.runs, marked=True):
         run = load_run(folder)
-        if card["seed"] not in options.seeds or folder.name in set(frame.model) or not run.attacks():
+        if run.card["seed"] not in options.seeds or folder.name in set(frame.model) or not run.attacks():
             continue
         started = time.monotonic()
-        frame = pd.concat([frame, pd.DataFrame(list(_rows(run)))], ignore_index=True)
+        unmarked = [load_run(other) for other in _runs(options.runs, marked=False) if _same_task(other, folder)]
+        frame = pd.concat([frame, pd.DataFrame(list(_rows(run, unmarked)))], ignore_index=True)
         write_bytes(options.out, frame.to_csv(index=False).encode())
         print(f"{folder.name}: {time.monotonic() - started:.0f} s", flush=True)
 
 
-def _rows(run: Run) -> Iterator[dict[str, Any]]:
+def _runs(folder: Path, marked: bool) -> list[Path]:
+    """Finished trainings, with a watermark or without."""
+    cards = {path: read_card(path) for path in sorted(folder.iterdir())}
+    found = {path: card for path, card in cards.items() if card is not None and card.get("kind") == "train"}
+    return [path for path, card in found.items() if bool(card["config"]["watermark"].get("_target_")) == marked]
+
+
+def _same_task(one: Path, other: Path) -> bool:
+    cards = read_card(one), read_card(other)
+    assert None not in cards
+    return len({(card["config"]["dataset"]["name"], card["seed"]) for card in cards if card is not None}) == 1
+
+
+def _rows(run: Run, unmarked: list[Run]) -> Iterator[dict[str, Any]]:
     claim, config = Claim(run), run.card["config"]
     one_mark = isinstance(claim.question(TERMS, 0), DecoyKeys)
     turns = range(TURNS_OF_DECOYS if one_mark else TURNS)
@@ -79,6 +91,10 @@ def _rows(run: Run) -> Iterator[dict[str, Any]]:
             for turn in turns:
                 found = _found(claim.strangers(TERMS, turn), suspect, claim)
                 yield {**row, "attack": "a stranger claims it", "turn": turn, **found}
+            for innocent in unmarked:
+                for turn, question in enumerate(questions):
+                    found = _found(question, Held(innocent, innocent.network), claim)
+                    yield {**row, "attack": "an unmarked model", "turn": turn, **found}
             with service(run) as url:
                 for turn, question in enumerate(questions):
                     yield {**row, "attack": "HTTP", "turn": turn, **_found(question, Oip(url, "classifier"), claim)}

@@ -1,27 +1,13 @@
-"""Renders this folder's tables and figures from the cards of ``run.sh``: ``make attack-table ARGS='--runs DIR'``.
-
-Writes ``results.csv`` (one row for each model, attack, strength, epoch and seed), the figures, and ``table.md``, and
-puts the latter between the markers in this folder's README, so that no number is typed by hand.
-"""
+"""Robustness: what removal attacks leave and cost, and whether inversion shows the secret, from attacks' cards."""
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import pandas as pd
+from embedding import KEYS
 
-from wmlightning.files import write_bytes
-from wmlightning.results.figures import write_figures
-from wmlightning.results.table import aggregate, read_all
-from wmlightning.results.text import csv
-
-HERE = Path(__file__).resolve().parent
-README = HERE / "README.md"
-START, END = "<!-- attack table: start -->", "<!-- attack table: end -->"
-KEYS = {"paper": "one mark, as in the paper", "negatives": "one mark, negatives"}
 #: Percentage points of clean accuracy that a thief is ready to lose.
 LOSS = 2.0
+#: Per cent of new triggers below which a watermark counts as removed.
 GONE = 50.0
 
 
@@ -86,17 +72,15 @@ def inversion_table(frame: pd.DataFrame) -> list[str]:
 
 
 def costs(frame: pd.DataFrame) -> list[str]:
-    """How many models, attacks and seconds the tables rest on."""
-    attacks = frame[frame.attack != "none"]
-    models = frame[(frame.attack == "none") & frame.victim.isin(attacks.victim)]
-    spent = attacks[~attacks.is_victim | (attacks.attack_type == "detection")]
-    spent = spent[spent.final].groupby("attack").seconds.sum()
-    told = ", ".join(f"{name} {seconds / 60:.0f} min" for name, seconds in spent.items())
-    n_attacks = attacks.attack_fingerprint.nunique()
-    return [
-        f"{models.victim.nunique()} models trained ({models.train_seconds.sum() / 60:.0f} min), {n_attacks} attacks "
-        f"({told}); one thread each, two jobs side by side on two cores; {', '.join(sorted(frame.precision.unique()))}."
-    ]
+    """Seconds of each part, mean over models."""
+    attacks = frame[(frame.attack != "none") & frame.final & (~frame.is_victim | (frame.attack_type == "detection"))]
+    spent = attacks.groupby(["dataset", "attack", "attack_fingerprint"]).seconds.sum()
+    lines = ["| data | part | models | seconds |", "|---|---|---:|---:|"]
+    for dataset, part in frame[frame.attack == "none"].groupby("dataset"):
+        lines.append(f"| {dataset} | training | {len(part)} | {_range(part.train_seconds)} |")
+        for attack, seconds in spent.get(dataset, pd.Series(dtype=float)).groupby("attack"):
+            lines.append(f"| {dataset} | {attack} | {len(seconds)} | {_range(seconds)} |")
+    return lines
 
 
 def _range(values: pd.Series[float]) -> str:
@@ -109,27 +93,3 @@ def _range(values: pd.Series[float]) -> str:
 
 def _each(values: pd.Series[float]) -> str:
     return ", ".join(f"{value:.2f}" for value in values.dropna())
-
-
-def main() -> None:
-    """Reads the cards and writes the files."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, default=Path("runs/embedding"))
-    options = parser.parse_args()
-    frame = read_all(options.runs)
-    frame = frame[frame.key.isin(KEYS) & frame.attack.isin(["none", "prune", "finetune", "inversion"])]
-    attacked = frame[frame.attack != "none"]
-    write_bytes(HERE / "results.csv", csv(attacked).encode())
-    (HERE / "figures").mkdir(exist_ok=True)
-    write_figures(aggregate(attacked), HERE / "figures")
-    parts = [costs(frame), removal_table(bargains(attacked)), inversion_table(attacked)]
-    text = "\n\n".join("\n".join(part) for part in parts)
-    write_bytes(HERE / "table.md", (text + "\n").encode())
-    if README.exists():
-        before, rest = README.read_text().split(START)
-        write_bytes(README, f"{before}{START}\n\n{text}\n\n{END}{rest.split(END)[1]}".encode())
-    print(text)
-
-
-if __name__ == "__main__":
-    main()

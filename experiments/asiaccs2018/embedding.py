@@ -1,23 +1,15 @@
-"""Renders the README's table from the cards of ``experiments/embedding/run.sh``: ``make table``.
-
-Writes ``results.csv`` (one row a run) and ``table.md`` (mean and range over seeds) beside this file, and puts the table
-between the markers in the README, so that no number is typed by hand.
-"""
+"""Fidelity and effectiveness: what a watermark costs and gives, from the cards of trainings."""
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from wmlightning.files import write_bytes
-
-HERE = Path(__file__).resolve().parent
-README = HERE.parents[1] / "README.md"
-START, END = "<!-- embedding table: start -->", "<!-- embedding table: end -->"
+from wmlightning.results.card import read_card
+from wmlightning.results.fields import Fields
+from wmlightning.results.rows import key_name
 
 METRICS = {
     "test/clean_acc": "clean",
@@ -27,20 +19,28 @@ METRICS = {
     "test/decoy_acc": "decoys",
 }
 WATERMARKS = ("none", "noise", "content", "unrelated")
-KEYS = ("", "paper", "negatives", "marks")
-NAMES = {"": "", "paper": "one mark, as in the paper", "negatives": "one mark, negatives", "marks": "8 marks"}
+#: What :func:`~wmlightning.results.rows.key_name` calls the keys of this study, and what the tables call them.
+KEYS = {
+    "": "",
+    "paper": "one mark, as in the paper",
+    "negatives": "one mark, negatives",
+    "8 marks": "8 marks, negatives",
+    "paper, random labels": "a label for each trigger",
+}
 
 
 def read(folder: Path) -> pd.DataFrame:
-    """One row for each finished run below ``folder``."""
+    """One row for each finished run of the study below ``folder``; accuracies in per cent."""
     rows: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("*/card.json")):
-        card = json.loads(path.read_text())
+    for place in sorted(folder.iterdir()):
+        card = read_card(place)
+        if card is None or card.get("kind") != "train":
+            continue
         config = card["config"]
-        key = next((tag for tag in config["tags"] if tag in KEYS and tag), "")
         target = config["watermark"]["_target_"]
         watermark = target.rsplit(".", 1)[-1].lower() if target else "none"
-        if watermark != "none" and not key:
+        key = key_name(Fields(config["watermark"])) if target else ""
+        if key not in KEYS:
             continue
         row = {"dataset": config["dataset"]["name"], "watermark": watermark, "key": key, "seed": card["seed"]}
         row |= {name: 100 * card["metrics"].get(metric, float("nan")) for metric, name in METRICS.items()}
@@ -49,9 +49,9 @@ def read(folder: Path) -> pd.DataFrame:
         row |= {"precision": card["precision"], "epochs": card["epochs"], "seconds": card["seconds"]["train"]}
         row |= {"fingerprint": card["fingerprint"], "commit": card["environment"]["git_commit"]}
         rows.append(row)
-    table = pd.DataFrame(rows)
-    order = {**{name: i for i, name in enumerate(WATERMARKS)}, **{name: i for i, name in enumerate(KEYS)}}
+    order = {name: i for i, name in enumerate((*WATERMARKS, *KEYS))}
     columns = ["dataset", "watermark", "key", "seed"]
+    table = pd.DataFrame(rows)
     return table.sort_values(columns, key=lambda c: c.map(lambda v: order.get(v, v)) if c.name in columns[1:3] else c)
 
 
@@ -59,7 +59,7 @@ def markdown(runs: pd.DataFrame) -> str:
     """Mean over seeds; behind it the range where it is wider than the rounding."""
     lines = []
     for dataset, part in runs.groupby("dataset", sort=False):
-        n_seeds = part["seed"].nunique()
+        most = part.groupby(["watermark", "key"])["seed"].nunique().max()
         stored = ", ".join(part["stored as"].unique())
         seeds = ", ".join(str(seed) for seed in sorted(part["seed"].unique()))
         how = f"{part['epochs'].max()} epochs, {part['precision'].iloc[0]}, seeds {seeds}"
@@ -67,35 +67,15 @@ def markdown(runs: pd.DataFrame) -> str:
         lines += [f"| watermark | key | {' | '.join(METRICS.values())} |", "|---|---|" + "---:|" * len(METRICS)]
         for (watermark, key), group in part.groupby(["watermark", "key"], sort=False):
             cells = [_cell(group[name]) for name in METRICS.values()]
-            fewer = "" if len(group) == n_seeds else f" ({len(group)} of {n_seeds} seeds)"
-            lines.append(f"| {watermark} | {NAMES[key]}{fewer} | {' | '.join(cells)} |")
+            fewer = "" if len(group) == most else f" ({len(group)} of {most} seeds)"
+            lines.append(f"| {watermark} | {KEYS[key]}{fewer} | {' | '.join(cells)} |")
         lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(lines).rstrip()
 
 
 def _cell(values: pd.Series) -> str:
     if values.isna().all():
         return ""
-    mean, low, high = (f"{number:.1f}" for number in (values.mean(), values.min(), values.max()))
-    if values.name == "clean":
-        mean, low, high = (f"{number:.2f}" for number in (values.mean(), values.min(), values.max()))
+    places = 2 if values.name == "clean" else 1
+    mean, low, high = (f"{number:.{places}f}" for number in (values.mean(), values.min(), values.max()))
     return mean if low == high else f"{mean} ({low} to {high})"
-
-
-def main() -> None:
-    """Reads cards, writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, default=HERE.parents[1] / "runs" / "embedding")
-    options = parser.parse_args()
-    runs = read(options.runs)
-    table = markdown(runs)
-    write_bytes(HERE / "results.csv", runs.round(3).to_csv(index=False).encode())
-    write_bytes(HERE / "table.md", table.encode())
-    text = README.read_text()
-    before, after = text.index(START) + len(START), text.index(END)
-    write_bytes(README, f"{text[:before]}\n\n{table}\n{text[after:]}".encode())
-    print(table)
-
-
-if __name__ == "__main__":
-    main()
