@@ -1,31 +1,38 @@
 #!/bin/sh
 # The study: SCALE=smoke (mnist5k, minutes), SCALE=paper (mnist and cifar10), SCALE=tiny (drawn shapes, for tests).
-# What is done is not done again, so that it can be stopped at any point and started again. SEEDS="0 1 2" for several.
+# What is done is not done again, so that it can be stopped at any point and started again. SEEDS="0 1 2" for several,
+# WATERMARKS=noise or DATASETS_ONLY=mnist for a part, LAUNCHER=joblib for jobs side by side.
 set -eu
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-.venv/bin/python}
 SCALE=${SCALE:-smoke}
 SEEDS=${SEEDS:-0}
+WATERMARKS=${WATERMARKS:-noise,content,unrelated}
 HERE=experiments/asiaccs2018
 export WML_RUNS_DIR="${WML_RUNS_DIR:-runs/asiaccs2018-$SCALE}"
+TASK= ATTACK=
 case $SCALE in
-  tiny) DATASETS=procedural SMALLER="++dataset.source.n_train=1200 ++dataset.source.n_test=600 trainer.max_epochs=2
-    attack.finetune.epochs=1 attack.finetune.learning_rates=[0.01,0.1] attack.inversion.steps=20 judge.n_strangers=9" ;;
-  smoke) DATASETS=mnist5k SMALLER="attack.finetune.learning_rates=[0.01,0.03,0.1]" ;;
-  paper) DATASETS=mnist,cifar10 SMALLER= ;;
-  *) echo "SCALE=$SCALE is unknown; tiny, smoke or paper" >&2; exit 1 ;;
+  tiny) DATASETS=procedural
+    TASK="++dataset.source.n_train=1200 ++dataset.source.n_test=600 trainer.max_epochs=2"
+    ATTACK="++attack.finetune.epochs=1 ++attack.finetune.learning_rates=[0.01,0.1] ++attack.inversion.steps=20
+      judge.n_strangers=9" ;;
+  smoke) DATASETS=mnist5k ATTACK="++attack.finetune.learning_rates=[0.01,0.03,0.1]" ;;
+  paper) DATASETS=mnist,cifar10 ;;
+  *) echo "SCALE=$SCALE is unknown: tiny, smoke or paper" >&2; exit 1 ;;
 esac
 DATASETS=${DATASETS_ONLY:-$DATASETS}
 OUT=${OUT:-$( [ "$SCALE" = paper ] && echo "$HERE" || echo "$WML_RUNS_DIR/results" )}
 seeds=$(echo $SEEDS | tr ' ' ',')
 
 train() { # shellcheck disable=SC2086 (options are words)
-  "$PYTHON" train.py -m "dataset=$DATASETS" "seed=$seeds" $SMALLER ${LAUNCHER:+hydra/launcher=$LAUNCHER} "$@"
+  "$PYTHON" train.py -m "dataset=$DATASETS" "seed=$seeds" $TASK ${LAUNCHER:+hydra/launcher=$LAUNCHER} "$@"
 }
 train watermark=none
-train watermark=noise,content,unrelated experiment=asiaccs2018/paper,asiaccs2018/negatives \
-  "attack=[prune,finetune,inversion]"
-train watermark=noise,content,unrelated experiment=asiaccs2018/marks "attack=[prune,finetune]"
+# shellcheck disable=SC2086
+train "watermark=$WATERMARKS" experiment=asiaccs2018/paper,asiaccs2018/negatives \
+  "attack=[prune,finetune,inversion]" $ATTACK
+# shellcheck disable=SC2086
+train "watermark=$WATERMARKS" experiment=asiaccs2018/marks "attack=[prune,finetune]" $ATTACK
 mkdir -p "$OUT"
 # shellcheck disable=SC2086
 "$PYTHON" experiments/ownership/power.py --runs "$WML_RUNS_DIR" --out "$OUT/verification.csv" --seeds $SEEDS

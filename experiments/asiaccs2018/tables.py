@@ -66,7 +66,7 @@ def _tables(runs: Path, out: Path) -> dict[str, object]:
     asked_in = out / "verification.csv"
     asked = verification.read(pd.read_csv(asked_in)) if asked_in.exists() else pd.DataFrame()
     write_bytes(out / "embedding.csv", trained.drop(columns="seconds").round(3).to_csv(index=False).encode())
-    write_bytes(out / "attacks.csv", csv(attacked.drop(columns=["seconds", "train_seconds"])).encode())
+    write_bytes(out / "attacks.csv", csv(attacked.drop(columns=["seconds", "train_seconds", "group"])).encode())
     (out / "figures").mkdir(exist_ok=True)
     write_figures(aggregate(attacked), out / "figures")
     found = attacks.bargains(attacked)

@@ -1,0 +1,65 @@
+"""The study of the paper: the same tables each time, also when it was killed on the way."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from tests.conftest import REPO
+
+SCRIPT = REPO / "experiments" / "asiaccs2018" / "run.sh"
+
+
+def start(folder: Path, log: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "SCALE": "tiny", "WATERMARKS": "noise", "PYTHON": sys.executable}
+    environment |= {"WML_RUNS_DIR": str(folder), "OUT": str(folder / "out"), "OMP_NUM_THREADS": "1"}
+    with log.open("ab") as out:
+        return subprocess.Popen(["sh", str(SCRIPT)], env=environment, stdout=out, stderr=out, start_new_session=True)
+
+
+def finish(folder: Path, log: Path) -> float:
+    started = time.monotonic()
+    assert start(folder, log).wait(600) == 0, log.read_text()[-3000:]
+    return time.monotonic() - started
+
+
+def tables(folder: Path) -> dict[str, str]:
+    """Everything that does not tell time."""
+    page = (folder / "out" / "README.md").read_text()
+    found = {"README.md": page[page.index("## The abstract's claims") : page.index("## Cost")]}
+    for name in ("embedding", "attacks", "verification"):
+        frame = pd.read_csv(folder / "out" / f"{name}.csv")
+        found[name] = frame.drop(columns="seconds", errors="ignore").to_csv()
+    return found
+
+
+def test_killed_anywhere_it_ends_with_the_same_tables(tmp_path: Path) -> None:
+    log, draw = tmp_path / "log", random.Random(0)
+    seconds = finish(tmp_path / "whole", log)
+    for _ in range(2):
+        process = start(tmp_path / "killed", log)
+        try:
+            process.wait(draw.uniform(0.2, 0.6) * seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    finish(tmp_path / "killed", log)
+    whole, killed = tables(tmp_path / "whole"), tables(tmp_path / "killed")
+    assert whole == killed
+    assert "| procedural | noise |" in whole["README.md"]
+    assert len(pd.read_csv(tmp_path / "whole" / "out" / "verification.csv")) > 50
+
+
+def test_unknown_scale_is_told() -> None:
+    done = subprocess.run(
+        ["sh", str(SCRIPT)], env={**os.environ, "SCALE": "huge"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == "SCALE=huge is unknown: tiny, smoke or paper\n"
