@@ -41,6 +41,7 @@ check: lint types test
 bench: setup
 	$(BIN)/python experiments/bench/throughput.py $(ARGS)
 	$(BIN)/python experiments/bench/attacks.py
+	$(BIN)/python experiments/bench/verification.py
 
 results: setup
 	$(BIN)/python -m wmlightning.results $(ARGS)

@@ -1,13 +1,15 @@
 #!/bin/sh
 # The study: SCALE=smoke (mnist5k, minutes), SCALE=paper (mnist and cifar10), SCALE=tiny (drawn shapes, for tests).
 # What is done is not done again, so that it can be stopped at any point and started again. SEEDS="0 1 2" for several,
-# WATERMARKS=noise or DATASETS_ONLY=mnist for a part, LAUNCHER=joblib for jobs side by side.
+# WATERMARKS=noise or DATASETS_ONLY=mnist for a part, KEYS="paper negatives marks random" for a label for each trigger
+# besides, LAUNCHER=joblib for jobs side by side.
 set -eu
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-.venv/bin/python}
 SCALE=${SCALE:-smoke}
 SEEDS=${SEEDS:-0}
 WATERMARKS=${WATERMARKS:-noise,content,unrelated}
+KEYS=${KEYS:-paper negatives marks}
 HERE=experiments/asiaccs2018
 export WML_RUNS_DIR="${WML_RUNS_DIR:-runs/asiaccs2018-$SCALE}"
 TASK= ATTACK=
@@ -28,11 +30,11 @@ train() { # shellcheck disable=SC2086 (options are words)
   "$PYTHON" train.py -m "dataset=$DATASETS" "seed=$seeds" $TASK ${LAUNCHER:+hydra/launcher=$LAUNCHER} "$@"
 }
 train watermark=none
-# shellcheck disable=SC2086
-train "watermark=$WATERMARKS" experiment=asiaccs2018/paper,asiaccs2018/negatives \
-  "attack=[prune,finetune,inversion]" $ATTACK
-# shellcheck disable=SC2086
-train "watermark=$WATERMARKS" experiment=asiaccs2018/marks "attack=[prune,finetune]" $ATTACK
+for key in $KEYS; do
+  case $key in paper|negatives) attacks=[prune,finetune,inversion] ;; *) attacks=[prune,finetune] ;; esac
+  # shellcheck disable=SC2086
+  train "watermark=$WATERMARKS" "experiment=asiaccs2018/$key" "attack=$attacks" $ATTACK
+done
 mkdir -p "$OUT"
 # shellcheck disable=SC2086
 "$PYTHON" experiments/ownership/power.py --runs "$WML_RUNS_DIR" --out "$OUT/verification.csv" --seeds $SEEDS

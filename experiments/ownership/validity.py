@@ -2,8 +2,8 @@
 
 ``python experiments/ownership/validity.py`` trains small networks (or finds them trained), half of them watermarked by
 other owners in the paper's way, so that they answer to strangers' marks; draws a key for each pair; puts every test,
-at once and in rounds, and writes ``validity.csv``, ``validity.md`` and ``validity.png``. A valid test gives p <= a in a
-share a of the pairs or less.
+at once and in rounds; and writes ``validity.csv``, ``validity.md`` (into this folder's README, too), ``validity.png``.
+A valid test gives p <= a in a share a of the pairs or less.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ from wmlightning.store import Run
 from wmlightning.task import own_copy, settle
 
 HERE = Path(__file__).resolve().parent
+README = HERE / "README.md"
+START, END = "<!-- validity table: start -->", "<!-- validity table: end -->"
 LEVELS = (0.05, 0.01)
 KEYS = {
     "several marks": ("watermark.n_marks=8", "watermark.n_triggers=64", "watermark.n_new=64"),
@@ -71,6 +73,10 @@ def main() -> None:
     write_bytes(options.out / "validity.csv", frame.to_csv(index=False).encode())
     write_bytes(options.out / "validity.md", ("\n".join(summary) + "\n").encode())
     write_bytes(options.out / "validity.png", png(_figure(frame)))
+    if options.out == HERE:
+        text = README.read_text()
+        before, after = text.index(START) + len(START), text.index(END)
+        write_bytes(README, f"{text[:before]}\n\n{chr(10).join(summary)}\n\n{text[after:]}".encode())
     print("\n".join(summary))
 
 

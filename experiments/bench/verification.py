@@ -1,0 +1,133 @@
+"""What asking costs: a part of ``make bench``.
+
+*A local model*: a decoy-key test's images, asked through the suspect, the transcript and the test, against the bare
+forward passes of the same batches. Rounds take turns in one process; medians are compared.
+
+*A service*: one that takes 20 ms for each answer, asked one image in a request: one request at a time, eight, and eight
+under a limit on requests a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import socket
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import uvicorn
+from fastapi import FastAPI, Request
+from throughput import CASES, RandomImages
+
+from wmlightning.allocator import keep_freed_memory
+from wmlightning.data.batches import ImageSet
+from wmlightning.ownership.interview import Interview
+from wmlightning.ownership.questions import DecoyKeys, Terms
+from wmlightning.ownership.suspects.http import Http
+from wmlightning.ownership.suspects.json_api import JsonApi
+from wmlightning.ownership.suspects.local import LocalSuspect
+from wmlightning.ownership.transcript import Recorded
+
+TERMS = Terms(0.002, queries=10, budget=5000, sequential=False)
+ANSWER_SECONDS, RATE, ASKED = 0.02, 40.0, 200
+
+
+class Held(LocalSuspect):
+    """A network in memory."""
+
+    name, batch_size = "network", 500
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self.network = network
+
+    @torch.inference_mode()
+    def compute(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        logits: torch.Tensor = self.network(images.to(memory_format=torch.channels_last).float().div_(255))
+        return logits
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    keep_freed_memory()
+    for name in CASES:
+        _local(name, options.rounds)
+    _service()
+
+
+def _local(name: str, rounds: int) -> None:
+    images = RandomImages(CASES[name].shape, 5000).read("train")[0]
+    sets, labels = images.view(500, 10, *images.shape[1:]), torch.zeros(10, dtype=torch.int64)
+    question = DecoyKeys(ImageSet(sets[0], labels, labels), labels - 1, TERMS, lambda d, n: sets[d + 1][:n], 10)
+    network = CASES[name].net().to(memory_format=torch.channels_last).eval()
+    suspect, bare, ours = Held(network), [], []
+    for turn in range(rounds + 1):
+        started = time.perf_counter()
+        for part in images.split(500):
+            suspect.compute(part).argmax(1).tolist()
+        bare.append(time.perf_counter() - started)
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.perf_counter()
+            with Recorded(suspect, Path(folder) / "transcript.jsonl", 5000, CASES[name].shape, 10) as asked:
+                question.put(Interview(asked))
+            ours.append(time.perf_counter() - started)
+        if not turn:
+            bare, ours = [], []
+    ratio = statistics.median(b / a for a, b in zip(ours, bare, strict=True))
+    speed = len(images) / statistics.median(ours)
+    print(f"verifying a local {name}, 5000 images: {speed:.0f} images/s, ratio to bare forward passes {ratio:.3f}")
+
+
+def _service() -> None:
+    images = torch.randint(0, 256, (ASKED, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    print(
+        f"\n{ASKED} images, one in each request, to a service that takes {1000 * ANSWER_SECONDS:.0f} ms for an answer"
+    )
+    with _slow_service() as url:
+        for told, http in (
+            ("one request at a time", Http(concurrency=1)),
+            ("eight at a time", Http(concurrency=8)),
+            (f"eight at a time, at most {RATE:.0f} a second", Http(concurrency=8, rate=RATE)),
+        ):
+            suspect = JsonApi(url, {"path": "image", "kind": "png"}, {"path": "label", "kind": "label"}, http=http)
+            started = time.perf_counter()
+            with Recorded(suspect, None, ASKED, (1, 28, 28), 10) as asked:
+                answers = asked.ask(images)
+            seconds = time.perf_counter() - started
+            assert all(answer.label == 3 for answer in answers)
+            print(f"  {told:40s} {ASKED / seconds:6.1f} a second")
+
+
+@contextmanager
+def _slow_service() -> Iterator[str]:
+    app = FastAPI()
+
+    @app.post("/")
+    async def answer(request: Request) -> dict[str, int]:
+        json.loads(await request.body())
+        await asyncio.sleep(ANSWER_SECONDS)
+        return {"label": 3}
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        server.should_exit = True
+        thread.join()
+
+
+if __name__ == "__main__":
+    main()
