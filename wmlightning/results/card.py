@@ -16,6 +16,10 @@ from wmlightning.files import write_json
 
 FILE = "card.json"
 SCHEMA = 1
+#: Beside the card of an attack that recovers images: what it recovered.
+PICTURE = "inversion.png"
+#: Beside the card of a training, and secret: its triggers.
+GALLERY = "triggers.png"
 
 _PACKAGES = (
     "wmlightning",
