@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,10 +72,8 @@ def inversions(
     """
     nulls = {}
     for result in results:
-        if result.detects and result.folder in cards:
-            findings = Fields(cards[result.folder].get("findings") or {})
-            if findings.has("picture"):
-                nulls[result.folder] = _null(findings)
+        if result.detects and result.folder in cards and os.path.lexists(runs / result.folder / PICTURE):
+            nulls[result.folder] = _null(Fields(cards[result.folder].get("findings") or {}))
     wanted = [result for result in results if result.folder in nulls]
 
     def show(result: Result) -> Shown | None:
@@ -95,7 +94,7 @@ def galleries(runs: Path, results: Sequence[Result], complain: Callable[[str], N
         return Shown(result, picture) if picture else None
 
     trained = [result for result in results if result.attack == "none"]
-    return _albums([result for result in trained if (runs / result.folder / GALLERY).exists()], show)
+    return _albums([result for result in trained if os.path.lexists(runs / result.folder / GALLERY)], show)
 
 
 def _null(findings: Fields) -> tuple[float, float] | None:

@@ -96,12 +96,12 @@ def strength_axis(strengths: Iterable[float], log: bool, title: str) -> Axis:
     known = sorted({value for value in strengths if math.isfinite(value) and (value > 0 or not log)})
     start = LEFT + (_SLOT if log else _MARGIN)
     low, high = (_scaled(known[0], log), _scaled(known[-1], log)) if known else (0.0, 0.0)
+    unit = 1.0 if math.isfinite(high - low) else 0.5  # the difference of two numbers may be larger than any number
 
     def at(value: float) -> float:
         if math.isnan(value):
             return float(LEFT + _MARGIN)
-        # Halved, since the difference of two numbers may be larger than any number.
-        share = (_scaled(value, log) / 2 - low / 2) / (high / 2 - low / 2) if high > low else 0.5
+        share = (_scaled(value, log) * unit - low * unit) / (high * unit - low * unit) if high > low else 0.5
         return _rounded(start + share * (RIGHT - _MARGIN - start))
 
     places = [(at(value), f"{value:g}") for value in known]

@@ -25,14 +25,15 @@ _SECRETS = re.compile(r"(^|_)(key|keys|secret|secrets|passphrase|password|token|
 _PATH = r"(?:[A-Za-z]:[\\/]|\\\\|~[\w.-]*/|/)"
 _WHOLE_PATH = re.compile(rf"(?:file:)?{_PATH}(?P<rest>.*)", re.DOTALL)
 _INNER_PATH = re.compile(rf"(?:file:/*|(?<![\w.:/\\~<])){_PATH}(?P<rest>[^\s'\"<>|;,()\[\]{{}}]+)")
-_LOGIN = re.compile(r"(\w+://)[^/\s@]*@")
-_QUERY = re.compile(r"(\w+://[^\s?#]*)[?#][^\s]*")
+_LOGIN = re.compile(r"(://)[^/\s@]*@")
+_QUERY = re.compile(r"(://[^\s?#]*)[?#]\S*")
 
 _LONGEST, _DEEPEST, _MOST = 400, 12, 40
 
 
 def public(text: str, longest: int = _LONGEST) -> str:
     """One printable line without what tells of this machine: of paths the last part remains, of addresses no login."""
+    text = text[: 4 * longest]  # whatever is searched for ends there: nobody waits for the rest of a huge text
     text = _QUERY.sub(r"\1", _LOGIN.sub(r"\1", text))
     if whole := _WHOLE_PATH.fullmatch(text.strip()):
         return cleaned(_last(whole), longest)

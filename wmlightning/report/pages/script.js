@@ -79,6 +79,7 @@
     form.hidden = false;
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("input", filter);
+    form.addEventListener("change", filter); // some tools that fill in forms send this alone
     form.addEventListener("reset", () => setTimeout(filter));
     filter(); // a browser that goes back keeps what was typed
   }
