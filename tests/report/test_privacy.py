@@ -26,7 +26,11 @@ def telling_card() -> dict[str, object]:
     config = card["config"]
     config["watermark"] |= {"text": "SESAME", "color": "crimson", "logo": "/home/me/logo-of-mine.png", "position": None}
     config["watermark"] |= {"source_class": "cormorant", "target_class": "zeppelin", "images": "fashionable"}
-    config["dataset"] |= {"target_class": "zeppelin", "source": {"data_dir": "/home/somebody/data"}}
+    config["dataset"] |= {
+        "target_class": "zeppelin",
+        "unrelated": "fashionable",
+        "source": {"data_dir": "/home/somebody/data"},
+    }
     config |= {"key": "owner-key-file.key", "suspect": {"api_key": "hunter2", "headers": {"Authorization": "hunter2"}}}
     return card
 

@@ -18,8 +18,9 @@ OPEN_OPTIONS = frozenset(
         *("mix", "per_batch", "augment", "n_decoys", "n_letters", "strength", "fresh"),
     )
 )
-_CLASSES = ("source_class", "target_class")
-_NO_CLASSES = ("auto", "secret", "any")  # they say only how the class is chosen
+#: Say which images are marked and what they are called, wherever they stand; a data set's are defaults for its marks.
+_TELLING = ("source_class", "target_class", "unrelated")
+_NOT_TELLING = ("auto", "secret", "any")  # they say only how a class is chosen
 _SECRETS = re.compile(r"(^|_)(key|keys|secret|secrets|passphrase|password|token|headers|authorization)$", re.IGNORECASE)
 
 _PATH = r"(?:[A-Za-z]:[\\/]|\\\\|~[\w.-]*/|/)"
@@ -69,7 +70,7 @@ def public_config(config: Any, with_secrets: bool) -> Any:
 
 def _without_secrets(name: Any, value: Any) -> Any:
     if value is not None and (
-        _SECRETS.search(str(name)) or (name in _CLASSES and str(value).lower() not in _NO_CLASSES)
+        _SECRETS.search(str(name)) or (name in _TELLING and str(value).lower() not in _NOT_TELLING)
     ):
         return WITHHELD
     if isinstance(value, dict):
