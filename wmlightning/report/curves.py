@@ -117,9 +117,10 @@ def charts(summary: pd.DataFrame, known: Mapping[tuple[str, str], Look]) -> list
 def _chart(dataset: str, model: str, one: Series, part: pd.DataFrame, known: Mapping[tuple[str, str], Look]) -> Chart:
     part = part[(part["is_victim"] | (part["strength"] > 0)) if one.log else part["strength"].notna()]
     x = strength_axis(part["strength"], one.log, one.strength_name or "strength")
-    lines = []
+    lines: list[_Line] = []
     for (watermark, key), group in part.groupby(["watermark", "key"], sort=False):
-        lines.append(_Line(len(lines), label(watermark, key), known[watermark, key], records(group, "strength")))
+        kind = str(watermark), str(key)
+        lines.append(_Line(len(lines), label(*kind), known[kind], records(group, "strength")))
     shifts = _shifts(len(lines), sorted({x.at(strength) for strength in part["strength"]}))
     panels = []
     for name, measure in MEASURED[:2]:

@@ -22,8 +22,8 @@ from wmlightning.report.models import Model, is_jpeg, models
 from wmlightning.report.overview import SPARK_HEIGHT, SPARK_WIDTH, Glance, Result, glances, results
 from wmlightning.report.pareto import Plot, plots
 from wmlightning.report.privacy import public
-from wmlightning.report.verdicts import FILE, Ruling, rulings
-from wmlightning.results.card import FILE as CARD
+from wmlightning.report.verdicts import Ruling, rulings
+from wmlightning.results.card import FILE, VERDICT
 from wmlightning.results.front import ACCEPTABLE_LOSS
 from wmlightning.results.table import aggregate, read_all, select
 
@@ -109,7 +109,7 @@ def gather(runs: Path, only: Sequence[str], with_secrets: bool, complain: Callab
     verdicts = rulings(runs, with_secrets, note)
     if every.empty and not verdicts:
         raise UserError(
-            "runs_dir", f"no usable {CARD} or {FILE} below {runs}", "name a folder that holds finished runs"
+            "runs_dir", f"no usable {FILE} or {VERDICT} below {runs}", "name a folder that holds finished runs"
         )
     frame = select(every, only)
     if frame.empty and not every.empty:

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wmlightning.ownership.verdict import SCHEMA
 from wmlightning.report.pictures import BROKEN, Picture, shrunk
 from wmlightning.report.privacy import public
+from wmlightning.results.card import VERDICT, VERDICT_SCHEMA
 from wmlightning.results.fields import Fields, UnexpectedError, cleaned
 from wmlightning.results.found import check_readable, places
 
-FILE = "verdict.json"
-
 _SENTENCE, _MOST = 2000, 20
+#: Verdicts of earlier versions lack them.
+_NEWER = ("details", "estimate", "null_models")
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,11 @@ class Ruling:
     """A verdict as far as it could be read: NaN and empty text stand for what is missing.
 
     Attributes:
-        folder: where it was, below the folder of runs.
         kind: ``owned``, ``not-shown``, ``cannot-tell`` or ``other``, for the style sheet.
         interval: of the share of matches, in [0, 1], or ``None``.
         sample: triggers, with expected label and answer; empty unless secrets are asked for.
     """
 
-    folder: str
     kind: str
     decision: str
     reason: str
@@ -42,6 +40,9 @@ class Ruling:
     commitment: str
     committed: str
     stopped: str
+    details: str
+    estimate: str
+    null_models: str
     alpha: float
     p: float
     p_adjusted: float
@@ -64,35 +65,34 @@ class Ruling:
 def rulings(runs: Path, with_secrets: bool, complain: Callable[[str], None]) -> list[Ruling]:
     """All verdicts below a folder, in a fixed order; what cannot be read is named in a line to ``complain``."""
     found = []
-    for place in places(runs, FILE):
+    for place in places(runs, VERDICT):
         where = cleaned(place.relative_to(runs).as_posix(), 4096)
         try:
-            if (ruling := _read(place / FILE, where, with_secrets)) is not None:
+            if (ruling := _read(place / VERDICT, with_secrets)) is not None:
                 found.append(ruling)
         except RecursionError:
-            complain(f"skipped {where}: {FILE} is nested too deep")
+            complain(f"skipped {where}: {VERDICT} is nested too deep")
         except BROKEN as error:
-            complain(f"skipped {where}: {FILE}: {error}")
+            complain(f"skipped {where}: {VERDICT}: {error}")
     return found
 
 
-def _read(path: Path, where: str, with_secrets: bool) -> Ruling | None:
+def _read(path: Path, with_secrets: bool) -> Ruling | None:
     check_readable(path)
     content = json.loads(path.read_text(encoding="utf-8"))
     fields = Fields(content)
     if fields.text("kind") != "verify":  # a file of somebody else's that happens to have the name
         return None
     schema = fields.whole("schema")
-    if schema is None or schema > SCHEMA:
-        raise UnexpectedError(f"has schema {schema}, this version reads up to {SCHEMA}: update wmlightning")
+    if schema is None or schema > VERDICT_SCHEMA:
+        raise UnexpectedError(f"has schema {schema}, this version reads up to {VERDICT_SCHEMA}: update wmlightning")
     texts = {
         name: public(fields.text(name, "", _SENTENCE), _SENTENCE)
-        for name in ("reason", "suspect", "test", "assumption", "commitment", "committed", "stopped")
+        for name in ("reason", "suspect", "test", "assumption", "commitment", "committed", "stopped", *_NEWER)
     }
     decision = public(fields.text("decision"))
     kind = decision.replace(" ", "-") if decision in ("owned", "not shown", "cannot tell") else "other"
     return Ruling(
-        folder=where,
         kind=kind,
         decision=decision,
         **texts,

@@ -20,6 +20,9 @@ SCHEMA = 1
 PICTURE = "inversion.png"
 #: Beside the card of a training, and secret: its triggers.
 GALLERY = "triggers.png"
+#: What a verification leaves, in a folder of its own.
+VERDICT = "verdict.json"
+VERDICT_SCHEMA = 1
 
 _PACKAGES = (
     "wmlightning",
