@@ -15,7 +15,8 @@ from tests.results.cards import finetune_card, inversion_card, leave, prune_card
 from wmlightning.results.canvas import COLOURS, png
 from wmlightning.results.curves import curves
 from wmlightning.results.figures import write_figures
-from wmlightning.results.pareto import pareto, pareto_front
+from wmlightning.results.front import pareto_front
+from wmlightning.results.pareto import pareto
 from wmlightning.results.table import aggregate
 
 NUMBERS = st.sampled_from([0.0, 1.0, 2.0, 3.0, float("nan")]) | st.floats(-10, 100)

@@ -173,5 +173,5 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 def test_a_card_larger_than_any_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leave(tmp_path, train_card())
-    monkeypatch.setattr("wmlightning.results.table.LARGEST", 100)
+    monkeypatch.setattr("wmlightning.results.found.LARGEST", 100)
     assert read(tmp_path, complaints=1).empty

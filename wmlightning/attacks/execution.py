@@ -29,14 +29,12 @@ from wmlightning.data.source import Source
 from wmlightning.errors import UserError, listed
 from wmlightning.files import write_bytes
 from wmlightning.job import Job, portable
-from wmlightning.results.card import environment, fingerprint, read_card, write_card
+from wmlightning.results.card import PICTURE, environment, fingerprint, read_card, write_card
+from wmlightning.results.front import best_bargain
 from wmlightning.seeds import generator, role_seed
 
 #: Raise it when the same attack no longer gives the same result.
 _ATTACK_VERSION = 1
-#: A thief who loses more clean accuracy than this has won nothing.
-ACCEPTABLE_LOSS = 0.02
-PICTURE = "inversion.png"
 
 
 @dataclass(frozen=True)
@@ -267,11 +265,9 @@ def _row(surrogate: Surrogate, seconds: float) -> dict[str, Any]:
 
 def _headline(rows: list[dict[str, Any]], victim: dict[str, float]) -> dict[str, float]:
     """The thief's best bargain: the fewest new triggers among surrogates that lose little clean accuracy."""
-    clean = victim["attack/clean_acc"]
-    good = [row for row in rows if row["metrics"]["attack/clean_acc"] >= clean - ACCEPTABLE_LOSS]
-    if not good:
-        good = [max(rows, key=lambda row: row["metrics"]["attack/clean_acc"])]
-    best = min(good, key=lambda row: row["metrics"].get("attack/trigger_new_acc", 0.0))
+    clean = [row["metrics"]["attack/clean_acc"] for row in rows]
+    left = [row["metrics"].get("attack/trigger_new_acc", 0.0) for row in rows]
+    best = rows[best_bargain(victim["attack/clean_acc"], clean, left)]
     return {**best["metrics"], "attack/strength": best["strength"], "attack/epochs": best["epochs"]}
 
 

@@ -15,8 +15,8 @@ from wmlightning.data.batches import ImageSet
 from wmlightning.files import write_bytes, write_json
 from wmlightning.ownership.statistics.power import Estimate
 from wmlightning.ownership.transcript import Recorded
+from wmlightning.results.card import VERDICT, VERDICT_SCHEMA
 
-SCHEMA = 1
 _SAMPLE = 8
 Decision = Literal["owned", "not shown", "cannot tell"]
 EXIT_CODES: dict[Decision, int] = {"owned": 0, "not shown": 1, "cannot tell": 2}
@@ -105,7 +105,7 @@ class Verdict:
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / "report.html", self.html().encode())
         write_bytes(folder / "verdict.txt", (self.text() + "\n").encode())
-        write_json(folder / "verdict.json", {"kind": "verify", "schema": SCHEMA, **asdict(self)})
+        write_json(folder / VERDICT, {"kind": "verify", "schema": VERDICT_SCHEMA, **asdict(self)})
 
     def html(self) -> str:
         """One page of evidence: complete in itself, with nothing secret unless a sample was asked for."""

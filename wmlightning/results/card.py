@@ -16,6 +16,13 @@ from wmlightning.files import write_json
 
 FILE = "card.json"
 SCHEMA = 1
+#: Beside the card of an attack that recovers images: what it recovered.
+PICTURE = "inversion.png"
+#: Beside the card of a training, and secret: its triggers.
+GALLERY = "triggers.png"
+#: What a verification leaves, in a folder of its own.
+VERDICT = "verdict.json"
+VERDICT_SCHEMA = 1
 
 _PACKAGES = (
     "wmlightning",

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 
 from wmlightning.results import canvas
 from wmlightning.results.canvas import COLOURS, GREY, Task, shown
+from wmlightning.results.series import series
 
 #: Column of the summary, its name, and how its line looks.
 _LINES: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -37,24 +38,13 @@ def curves(summary: pd.DataFrame) -> dict[str, Figure]:
     if _NO_KEY in colours:
         colours = {_NO_KEY: "#000000", **canvas.styles([key for key in colours if key != _NO_KEY], COLOURS[:-1])}
     found = {}
-    attacks = removal.loc[~removal["is_victim"], ["attack", "settings", "strength_name", "strength_scale"]]
-    for attack, settings, name, scale in attacks.drop_duplicates().itertuples(index=False):
-        of_attack = removal[
-            (removal["attack"] == attack)
-            & (removal["strength_name"] == name)
-            & (removal["strength_scale"] == scale)
-            & (removal["is_victim"] | (removal["settings"] == settings))
-        ]
-        victims = ["dataset", "model", "watermark", "key"]
-        # A victim that was only attacked with other settings has no curve here.
-        alone = of_attack.groupby(victims, sort=False)["is_victim"].transform("all")
-        part = of_attack[~alone.astype(bool)]
-        title = f"{attack} ({settings})" if settings else attack
-        stem = f"{attack}-{settings}" if settings else attack
+    for one in series(summary):
+        part = one.summary
+        stem = f"{one.attack}-{one.settings}" if one.settings else one.attack
         while stem in found:  # the same attack with another scale of strength
             stem += "-2"
         for more, rows, columns in canvas.pages(canvas.tasks(part), list(dict.fromkeys(part["watermark"]))):
-            found[stem + more] = _figure(part, (rows, columns), colours, title)
+            found[stem + more] = _figure(part, (rows, columns), colours, one.title)
     return found
 
 

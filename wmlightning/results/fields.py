@@ -55,14 +55,14 @@ class Fields:
             raise UnexpectedError(f"{self._at(name)} is no list")
         return (Fields(value, f"{self._at(name)}[{i}]") for i, value in enumerate(found))
 
-    def text(self, name: str, default: str | None = None) -> str:
+    def text(self, name: str, default: str | None = None, longest: int = LONGEST) -> str:
         """A line of text; ``default``, if there is one, where nothing stands."""
         found = self._content.get(name)
         if found is None and default is not None:
             return default
         if not isinstance(found, str):
             raise UnexpectedError(f"{self._at(name)} is no text")
-        return cleaned(found)
+        return cleaned(found, longest)
 
     def choice(self, name: str, *allowed: str) -> str:
         """One of the ``allowed`` texts."""

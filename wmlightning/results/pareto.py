@@ -6,42 +6,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from numpy.typing import ArrayLike, NDArray
 
 from wmlightning.results import canvas
 from wmlightning.results.canvas import COLOURS, GREY, MARKERS, shown
+from wmlightning.results.front import pareto_front
 
 _LOST, _LEFT = "clean_lost_mean", "trigger_new_acc_mean"
 _TICKS = (-5, -1, 0, 1, 2, 5, 10, 20, 50, 100)
-
-
-def pareto_front(lost: ArrayLike, left: ArrayLike) -> NDArray[np.bool_]:
-    """Which points no other point beats: none has less of one and not more of the other.
-
-    Args:
-        lost: accuracy that the thief lost.
-        left: trigger accuracy that is left.
-
-    Returns:
-        One flag for each point. A point with a missing number neither is on the front nor beats another.
-    """
-    points = np.column_stack([np.asarray(lost, float), np.asarray(left, float)])
-    front: NDArray[np.bool_] = ~np.isnan(points).any(axis=1)
-    best = math.inf
-    last = (math.nan, math.nan)
-    for i in np.lexsort((points[:, 1], points[:, 0])):
-        if not front[i]:
-            continue
-        here = (points[i, 0], points[i, 1])
-        front[i] = here[1] < best or here == last  # by growing loss: only less of the watermark is worth more loss
-        if front[i]:
-            best, last = here[1], here
-    return front
 
 
 def pareto(summary: pd.DataFrame) -> dict[str, Figure]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import stat
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,9 @@ import pandas as pd
 
 from wmlightning.errors import UserError, listed
 from wmlightning.results.card import FILE, read_card
-from wmlightning.results.fields import UnexpectedError, cleaned, spelled
+from wmlightning.results.fields import cleaned, spelled
+from wmlightning.results.found import check_readable, places
 from wmlightning.results.rows import ACCURACIES, COLUMNS, Row, rows_of
-
-#: No card that we write comes near; more would only fill the memory.
-LARGEST = 64 * 2**20
 
 _DTYPES = {"text": "object", "real": "float64", "whole": "Int64", "flag": "bool"}
 
@@ -53,7 +49,7 @@ def read_all(folder: Path, complain: Callable[[str], None] = on_stderr) -> pd.Da
     """
     rows: list[Row] = []
     seen: set[tuple[str, str, str]] = set()
-    for place in _places(folder):
+    for place in places(folder, FILE):
         where = cleaned(place.relative_to(folder).as_posix(), 4096)
         try:
             found = rows_of(card, where) if (card := _read(place)) is not None else []
@@ -90,20 +86,8 @@ def _tell_apart(rows: list[Row]) -> None:
         row["settings"] = ", ".join(filter(None, [row["settings"], spelled(differing)]))
 
 
-def _places(folder: Path) -> Iterator[Path]:
-    """Folders that hold a card, in a fixed order. Links are not followed: what they lead to is not part of the runs."""
-    for parent, folders, files in os.walk(folder, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "logs")
-        if FILE in files:
-            yield Path(parent)
-
-
 def _read(place: Path) -> dict[str, Any] | None:
-    status = (place / FILE).lstat()
-    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
-        raise UnexpectedError(f"{FILE} is a link or no file at all")
-    if status.st_size > LARGEST:
-        raise UnexpectedError(f"{FILE} is larger than {LARGEST >> 20} MiB")
+    check_readable(place / FILE)
     return read_card(place)
 
 
@@ -172,10 +156,15 @@ def aggregate(frame: pd.DataFrame, every_epoch: bool = False) -> pd.DataFrame:
     return ordered
 
 
-def select(frame: pd.DataFrame, conditions: Iterable[str]) -> pd.DataFrame:
+def select(frame: pd.DataFrame, conditions: Iterable[str], option: str = "where") -> pd.DataFrame:
     """The rows that conditions of the form ``column=value`` leave.
 
     Several values of one column widen the choice, conditions on several columns narrow it.
+
+    Args:
+        frame: from :func:`read_all`.
+        conditions: what has to hold.
+        option: that named them, for errors.
 
     Raises:
         UserError: for a condition that cannot be understood.
@@ -184,10 +173,10 @@ def select(frame: pd.DataFrame, conditions: Iterable[str]) -> pd.DataFrame:
     for condition in conditions:
         name, equals, value = condition.partition("=")
         if not equals:
-            raise UserError("where", f"{condition!r} names no value", "write COLUMN=VALUE, as in attack=prune")
+            raise UserError(option, f"{condition!r} names no value", "write COLUMN=VALUE, as in attack=prune")
         if name not in frame.columns:
-            raise UserError("where", f"there is no column {name!r}", f"there are {listed(frame.columns, len(COLUMNS))}")
-        mask = _holds(frame[name], COLUMNS[name], value)
+            raise UserError(option, f"there is no column {name!r}", f"there are {listed(frame.columns, len(COLUMNS))}")
+        mask = _holds(frame[name], COLUMNS[name], value, option)
         masks[name] = masks[name] | mask if name in masks else mask
     for mask in masks.values():
         frame = frame[mask.loc[frame.index]]
@@ -195,16 +184,16 @@ def select(frame: pd.DataFrame, conditions: Iterable[str]) -> pd.DataFrame:
     return selected
 
 
-def _holds(column: pd.Series[Any], kind: str, value: str) -> pd.Series[bool]:
+def _holds(column: pd.Series[Any], kind: str, value: str, option: str) -> pd.Series[bool]:
     if kind == "text":
         return column == value
     if kind == "flag":
         if value.lower() not in ("true", "false"):
-            raise UserError("where", f"{column.name}={value} is neither true nor false", "write true or false")
+            raise UserError(option, f"{column.name}={value} is neither true nor false", "write true or false")
         return column == (value.lower() == "true")
     try:
         number = float(value)
     except ValueError:
-        raise UserError("where", f"{value!r} is no number", f"{column.name} holds numbers") from None
+        raise UserError(option, f"{value!r} is no number", f"{column.name} holds numbers") from None
     near = (column.astype("float64") - number).abs() <= 1e-6 * abs(number)  # as far as printed numbers go
     return near.astype(bool)

@@ -1,0 +1,224 @@
+"use strict";
+// The page is complete without this: it adds sorting, filters, values on drawings and the colour scheme.
+(() => {
+  const root = document.documentElement;
+  const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+  const SVG = "http://www.w3.org/2000/svg"; // the name of a vocabulary, not an address
+  root.dataset.js = "";
+
+  // Colour scheme: the system's until the button says otherwise.
+  const theme = document.getElementById("theme");
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const dark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
+  const tell = () => { theme.textContent = dark() ? "Light" : "Dark"; theme.setAttribute("aria-label", `Use ${dark() ? "light" : "dark"} colours`); };
+  theme.hidden = false;
+  theme.addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; tell(); });
+  system.addEventListener("change", tell);
+  tell();
+
+  // A link to a closed model opens it.
+  const open = () => { const it = location.hash.length > 1 && document.getElementById(location.hash.slice(1)); if (it instanceof HTMLDetailsElement) it.open = true; };
+  addEventListener("hashchange", open);
+  open();
+
+  // Sorting. Rows without a value come last, whichever the direction.
+  const value = (cell) => {
+    const text = cell.dataset.v ?? cell.textContent.trim();
+    const number = text === "" ? NaN : Number(cell.dataset.v ?? text.split(" ")[0]);
+    return { text, number };
+  };
+  const compare = (a, b) => {
+    if (a.text === "" || b.text === "") return null;
+    if (!Number.isNaN(a.number) && !Number.isNaN(b.number)) return a.number - b.number;
+    return a.text.localeCompare(b.text, undefined, { numeric: true });
+  };
+  const sort = (table, column, direction) => {
+    const body = table.tBodies[0];
+    const rows = [...body.rows].map((row, i) => ({ row, i, v: value(row.cells[column]) }));
+    rows.sort((a, b) => {
+      const order = compare(a.v, b.v);
+      if (order === null) return (a.v.text === "") - (b.v.text === "") || a.i - b.i;
+      return direction * order || a.i - b.i;
+    });
+    body.append(...rows.map(({ row }) => row));
+  };
+  for (const table of all("table.sortable")) {
+    const heads = [...table.tHead.rows[0].cells];
+    heads.forEach((head, column) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...head.childNodes);
+      head.append(button);
+      head.setAttribute("aria-sort", "none");
+      button.addEventListener("click", () => {
+        const up = head.getAttribute("aria-sort") !== "ascending";
+        heads.forEach((other) => other.setAttribute("aria-sort", "none"));
+        head.setAttribute("aria-sort", up ? "ascending" : "descending");
+        sort(table, column, up ? 1 : -1);
+      });
+    });
+  }
+
+  // Filters
+  const form = document.getElementById("filters");
+  if (form) {
+    const rows = all("#all tbody tr");
+    const count = document.getElementById("count");
+    const field = (name) => document.getElementById(`f-${name}`);
+    const words = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
+    const filter = () => {
+      const wanted = field("text").value.toLowerCase().split(/\s+/).filter(Boolean);
+      let shown = 0;
+      for (const row of rows) {
+        const fits = ["dataset", "watermark", "attack"].every((name) => !field(name).value || row.dataset[name] === field(name).value);
+        row.hidden = !(fits && wanted.every((word) => words.get(row).includes(word)));
+        shown += !row.hidden;
+      }
+      count.textContent = shown === rows.length ? `${shown} results` : `${shown} of ${rows.length} results`;
+    };
+    form.hidden = false;
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("input", filter);
+    form.addEventListener("change", filter); // some tools that fill in forms send this alone
+    form.addEventListener("reset", () => setTimeout(filter));
+    filter(); // a browser that goes back keeps what was typed
+  }
+
+  // Legends: chosen lines stay, the others fade.
+  for (const figure of all("figure.chart")) {
+    const chosen = new Set();
+    const fade = (numbers) => {
+      for (const line of all("svg [data-line]", figure)) line.classList.toggle("dim", numbers.size > 0 && !numbers.has(line.dataset.line));
+    };
+    for (const item of all(".legend li[data-line]", figure)) {
+      const button = document.createElement("button");
+      const number = item.dataset.line;
+      button.type = "button";
+      button.setAttribute("aria-pressed", "false");
+      button.append(...item.childNodes);
+      item.append(button);
+      button.addEventListener("click", () => {
+        if (!chosen.delete(number)) chosen.add(number);
+        button.setAttribute("aria-pressed", String(chosen.has(number)));
+        fade(chosen);
+      });
+      button.addEventListener("pointerenter", () => fade(new Set([...chosen, number])));
+      button.addEventListener("pointerleave", () => fade(chosen));
+    }
+  }
+
+  // Values on drawings. A stop is a place with what to say there: a strength of a curve, or a point of a scatter plot.
+  const tip = document.getElementById("tip");
+  const element = (name, text, more = {}) => Object.assign(document.createElement(name), { textContent: text }, more);
+
+  const curveStops = (figure) => {
+    const stops = new Map();
+    const heads = all("thead th", figure).map((head) => head.textContent.trim());
+    for (const row of all("tbody tr", figure)) {
+      const cells = [...row.cells].map((cell) => cell.textContent.trim());
+      const name = cells[0] === "untouched" ? cells[0] : `${heads[0]} ${cells[0]}`;
+      if (!stops.has(row.dataset.x)) stops.set(row.dataset.x, { x: Number(row.dataset.x), title: name, rows: [], keyed: true });
+      const short = (cell) => cell.split(" ")[0]; // the mean; the spread stands in the table
+      stops.get(row.dataset.x).rows.push({ line: row.dataset.line, label: cells[1], new: short(cells[2]), clean: short(cells[3]) });
+    }
+    return [...stops.values()].sort((a, b) => a.x - b.x);
+  };
+  const pointStops = (figure) =>
+    all("svg [data-line] > title", figure).map((title) => {
+      const mark = title.parentNode;
+      const at = (name) => Number(mark.dataset[name] ?? mark.getAttribute(name));
+      const stop = { x: at("x"), y: at("y"), title: title.textContent, rows: [], keyed: "front" in mark.dataset, line: mark.dataset.line };
+      title.remove(); // or the browser would show it beside ours
+      return stop;
+    }).sort((a, b) => a.x - b.x || b.y - a.y);
+
+  const spoken = (stop) =>
+    [stop.title, ...stop.rows.map((row) => `${row.label}: ${[row.new && `new triggers ${row.new} %`, row.clean && `clean ${row.clean} %`].filter(Boolean).join(", ")}`)].join("; ");
+
+  const fill = (figure, stop) => {
+    tip.replaceChildren(element("strong", stop.title));
+    if (!stop.rows.length) return;
+    const table = document.createElement("table");
+    const head = table.createTHead().insertRow();
+    for (const text of ["", "new triggers", "clean"]) head.append(element("th", text, { className: "n" }));
+    const body = table.createTBody();
+    for (const row of stop.rows) {
+      const line = body.insertRow();
+      const name = element("th", ` ${row.label}`);
+      const swatch = figure.querySelector(`.legend [data-line="${row.line}"] .swatch`);
+      if (swatch) name.prepend(swatch.cloneNode(true));
+      line.append(name, element("td", row.new, { className: "n" }), element("td", row.clean, { className: "n" }));
+    }
+    tip.append(table);
+  };
+
+  for (const figure of all("figure.chart")) {
+    const stops = figure.dataset.kind === "curves" ? curveStops(figure) : pointStops(figure);
+    const keyed = stops.filter((stop) => stop.keyed);
+    const drawings = all(".panel svg", figure);
+    if (!stops.length || !drawings.length) continue;
+    const box = drawings[0].viewBox.baseVal;
+    const marks = drawings.map((drawing) => {
+      const ruler = document.createElementNS(SVG, stops[0].y === undefined ? "path" : "circle");
+      ruler.setAttribute("class", stops[0].y === undefined ? "ruler" : "halo");
+      ruler.setAttribute("visibility", "hidden");
+      drawing.append(ruler);
+      return ruler;
+    });
+    const hide = () => { tip.hidden = true; marks.forEach((mark) => mark.setAttribute("visibility", "hidden")); };
+    const show = (stop, drawing) => {
+      for (const mark of marks) {
+        if (stop.y === undefined) mark.setAttribute("d", `M${stop.x} 8V196`);
+        else { mark.setAttribute("cx", stop.x); mark.setAttribute("cy", stop.y); mark.setAttribute("r", 7); }
+        mark.setAttribute("visibility", "visible");
+      }
+      fill(figure, stop);
+      tip.hidden = false;
+      const frame = drawing.getBoundingClientRect();
+      const x = frame.left + (stop.x / box.width) * frame.width;
+      const y = frame.top + ((stop.y ?? 40) / box.height) * frame.height;
+      const { width, height } = tip.getBoundingClientRect();
+      const beside = x + 14 + width <= root.clientWidth ? x + 14 : x - 14 - width;
+      tip.style.left = `${Math.max(4, Math.min(beside, root.clientWidth - width - 4))}px`;
+      tip.style.top = `${Math.max(4, Math.min(y, innerHeight - height - 4))}px`;
+    };
+    const nearest = (drawing, event) => {
+      const frame = drawing.getBoundingClientRect();
+      const x = ((event.clientX - frame.left) / frame.width) * box.width;
+      const y = ((event.clientY - frame.top) / frame.height) * box.height;
+      const distance = (stop) => (stop.y === undefined ? Math.abs(stop.x - x) : Math.hypot(stop.x - x, stop.y - y));
+      return stops.reduce((best, stop) => (distance(stop) < distance(best) ? stop : best));
+    };
+    for (const drawing of drawings) {
+      for (const kind of ["pointermove", "pointerdown"]) drawing.addEventListener(kind, (event) => show(nearest(drawing, event), drawing));
+      drawing.addEventListener("pointerleave", hide);
+    }
+
+    // The same by keyboard, and for screen readers: a slider along the strengths, or along the thief's best points.
+    let place = 0;
+    const cursor = Object.assign(document.createElement("div"), { className: "cursor", tabIndex: 0 });
+    cursor.setAttribute("role", "slider");
+    cursor.setAttribute("aria-label", `Values of ${figure.querySelector("figcaption").textContent.trim()}`);
+    cursor.setAttribute("aria-valuemin", "1");
+    cursor.setAttribute("aria-valuemax", String(keyed.length));
+    const go = (to) => {
+      place = Math.max(0, Math.min(keyed.length - 1, to));
+      cursor.setAttribute("aria-valuenow", String(place + 1));
+      cursor.setAttribute("aria-valuetext", spoken(keyed[place]));
+    };
+    if (!keyed.length) continue;
+    go(0);
+    const steps = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 5, PageDown: -5, Home: -Infinity, End: Infinity };
+    cursor.addEventListener("focus", () => show(keyed[place], drawings[0]));
+    cursor.addEventListener("blur", hide);
+    cursor.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") hide();
+      if (!(event.key in steps) || event.altKey || event.ctrlKey || event.metaKey) return;
+      event.preventDefault();
+      go(place + steps[event.key]);
+      show(keyed[place], drawings[0]);
+    });
+    figure.querySelector(".panels").append(cursor);
+  }
+  addEventListener("scroll", () => { if (!(document.activeElement?.classList.contains("cursor"))) tip.hidden = true; }, { passive: true });
+})();

@@ -1,0 +1,156 @@
+"""What a thief pays in accuracy for what is left of the watermark, over all surrogates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from wmlightning.report.curves import spelled_strength
+from wmlightning.report.drawing import Axis, Look, loss_axis, percent_axis, records
+from wmlightning.results.front import pareto_front
+
+#: More symbols than this in one drawing hide each other, and fill the page.
+_MOST = 800
+
+
+@dataclass(frozen=True)
+class Point:
+    """A surrogate, or an untouched model.
+
+    Attributes:
+        x: its place.
+        y: its place.
+        line: number of its watermark in the plot.
+        look: colour of its watermark, symbol of its attack.
+        is_victim: whether it is untouched.
+        on_front: whether no other surrogate of its watermark is better for the thief.
+        told: what it is, and its values.
+        cells: the same for a table: watermark, attack, strength, points lost, triggers left.
+    """
+
+    x: float
+    y: float
+    line: int
+    look: Look
+    is_victim: bool
+    on_front: bool
+    told: str
+    cells: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One task and one kind of key.
+
+    Attributes:
+        dataset: of the task.
+        model: of the task.
+        key: what its keys have in common; empty without a watermark.
+        alternative: the drawing in words.
+        x: accuracy lost.
+        y: triggers left.
+        fronts: number and look of a watermark, and its staircase as an SVG path.
+        points: symbols; those on a front come last.
+        legend: watermarks and attacks with their looks.
+        left_out: points that are not drawn.
+    """
+
+    dataset: str
+    model: str
+    key: str
+    alternative: str
+    x: Axis
+    y: Axis
+    fronts: Sequence[tuple[int, Look, str]]
+    points: Sequence[Point]
+    watermarks: Sequence[tuple[str, Look]]
+    attacks: Sequence[tuple[str, Look]]
+    left_out: int
+
+
+def plots(frame: pd.DataFrame, known: Mapping[tuple[str, str], Look]) -> list[Plot]:
+    """A plot for each task and kind of key that a removal attack met.
+
+    Args:
+        frame: from :func:`~wmlightning.results.table.read_all`.
+        known: from :func:`~wmlightning.report.drawing.looks`.
+    """
+    usable = frame[(frame["attack_type"] == "removal") & frame["clean_lost"].notna() & frame["trigger_new_acc"].notna()]
+    attacks = {name: i for i, name in enumerate(dict.fromkeys(usable.loc[~usable["is_victim"], "attack"]))}
+    found = []
+    for (dataset, model, key), part in usable.groupby(["dataset", "model", "key"], sort=False):
+        if not part["is_victim"].all():
+            found.append(_plot((str(dataset), str(model), str(key)), part, known, attacks))
+    return found
+
+
+def _plot(
+    about: tuple[str, str, str],
+    part: pd.DataFrame,
+    known: Mapping[tuple[str, str], Look],
+    attacks: Mapping[str, int],
+) -> Plot:
+    part = part.assign(lost=100 * part["clean_lost"], left=100 * part["trigger_new_acc"])
+    x = loss_axis(part["lost"], "clean accuracy lost (points)")
+    y = percent_axis("%")
+    fronts, points, watermarks, told = [], [], [], []
+    for number, ((watermark, key), group) in enumerate(part.groupby(["watermark", "key"], sort=False)):
+        look = known[str(watermark), str(key)]
+        watermarks.append((str(watermark), look))
+        flags = pareto_front(group["lost"], group["left"])
+        best = group[flags].sort_values(["lost", "left"])
+        places = [(x.at(a), y.at(b)) for a, b in zip(best["lost"], best["left"], strict=True)]
+        fronts.append((number, look, _steps(places)))
+        told.append(f"{watermark}: {_told_front(best)}")
+        for one, on_front in zip(records(group), flags.tolist(), strict=True):
+            symbol = Look(look.colour, attacks.get(one["attack"], 0) % 6)
+            points.append(_point(one, (x.at(one["lost"]), y.at(one["left"])), number, symbol, on_front))
+    # One untouched model is enough: every attack's card repeats it.
+    points = list({(point.x, point.y, point.told): point for point in points}.values())
+    best_points = sorted((point for point in points if point.on_front), key=lambda point: (point.x, -point.y))
+    victims = [point for point in points if point.is_victim and not point.on_front]
+    others = [point for point in points if not point.on_front and not point.is_victim]
+    every = max(1, -(-len(others) // _MOST))
+    alternative = f"Scatter plot of {len(points)} models. Best for the thief: {'; '.join(told)}."
+    present = set(part.loc[~part["is_victim"], "attack"])
+    shapes = [(name, Look(-1, i % 6)) for name, i in attacks.items() if name in present]
+    drawn = [*others[::every], *best_points, *victims]
+    return Plot(*about, alternative, x, y, fronts, drawn, watermarks, shapes, len(points) - len(drawn))
+
+
+def _told_front(best: pd.DataFrame) -> str:
+    cheap = best[best["lost"] <= 2]
+    last = (cheap if len(cheap) else best).iloc[-1]
+    return f"{last['left']:.1f} % of new triggers left for {last['lost']:.1f} points"
+
+
+def _steps(points: Sequence[tuple[float, float]]) -> str:
+    """A staircase: a loss between two points buys no more than the smaller one."""
+    if not points:
+        return ""
+    return f"M{points[0][0]:g} {points[0][1]:g}" + "".join(f"H{a:g}V{b:g}" for a, b in points[1:])
+
+
+def _point(row: Mapping[str, Any], place: tuple[float, float], number: int, look: Look, on_front: bool) -> Point:
+    strength = spelled_strength(row)
+    attack = "" if row["is_victim"] else row["attack"]
+    cells = [row["watermark"], str(row["seed"]), attack, strength, _minus(row["lost"]), f"{row['left']:.1f}"]
+    done = (
+        "untouched" if row["is_victim"] else f"{attack}{_after(row)}, {row['strength_name'] or 'strength'} {strength}"
+    )
+    told = (
+        f"{row['watermark']}, seed {row['seed']}: {done}: {_minus(row['lost'])} points lost, {row['left']:.1f} % left"
+    )
+    return Point(*place, number, look, bool(row["is_victim"]), on_front, told, cells)
+
+
+def _after(row: Mapping[str, Any]) -> str:
+    epochs = row["epochs"]
+    return f" ({epochs} epochs)" if not pd.isna(epochs) and epochs > 0 else ""
+
+
+def _minus(lost: float) -> str:
+    return f"{lost:.2f}".replace("-", "\N{MINUS SIGN}")
