@@ -1,4 +1,4 @@
-# make setup | train | test | test-all | lint | types | bench | results | reproduce
+# make setup | train | test | test-all | lint | types | bench | results | report | reproduce
 SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DONE := $(VENV)/.up-to-date
 BUSY := $(VENV)/.installing
 
-.PHONY: setup train test test-all lint types check bench results reproduce clean
+.PHONY: setup train test test-all lint types check bench results report reproduce clean
 
 # Does nothing when pyproject.toml is older than the last finished installation. An installation that was
 # stopped half-way leaves its mark behind and is made anew, since pip cannot tell half a package from a whole one.
@@ -45,6 +45,9 @@ bench: setup
 
 results: setup
 	$(BIN)/python -m wmlightning.results $(ARGS)
+
+report: setup
+	$(BIN)/python -m wmlightning.report $(ARGS)
 
 # SCALE=smoke (minutes) or paper; SEEDS="0 1 2".
 reproduce: setup

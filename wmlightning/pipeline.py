@@ -136,7 +136,7 @@ def unmarked_network(job: Job, may_train: bool) -> nn.Module | None:
         return None
     cfg = job.cfg.copy()
     OmegaConf.set_struct(cfg, False)
-    cfg.watermark = unmarked_config()
+    cfg.watermark, cfg.key = unmarked_config(), None
     OmegaConf.set_struct(cfg, True)
     twin = prepare(cfg, writes=may_train)
     if _finished(twin, force=False) is None:

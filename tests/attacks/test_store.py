@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from tests.attacks.conftest import TASK, copy_of
 from wmlightning import load_run
 from wmlightning.errors import UserError
+from wmlightning.pipeline import run
 
 Command = Callable[..., Any]
 FAST = ("attack=prune", "attack.prune.rates=[0.5,0.9]")
@@ -89,6 +90,21 @@ def test_unmarked_model_is_trained_once_to_compare_with(main: Command, copied: P
 
 
 # -- victims from elsewhere ------------------------------------------------------------------------------------------
+
+
+def test_unmarked_model_beside_an_owners_key(composed_task: Callable[..., Any], tmp_path: Path) -> None:
+    """The twin has no key: it must not be held against the owner's."""
+    typed = [
+        f"runs_dir={tmp_path / 'runs'}",
+        f"key={tmp_path / 'owner.key'}",
+        "attack=inversion",
+        "judge.unmarked=true",
+    ]
+    short = ("trainer.max_epochs=1", "attack.inversion.steps=2", "attack.inversion.restarts=1")
+    card = run(composed_task(*typed, *short))
+    assert card["identity"]["key"]
+    twins = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*-none-*/card.json")]
+    assert [twin["identity"].get("key") for twin in twins] == [None]
 
 
 def test_run_folder_as_victim(main: Command, copied: Path, tmp_path: Path, data_dir: Path) -> None:
