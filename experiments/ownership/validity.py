@@ -70,7 +70,7 @@ def main() -> None:
         innocents = list(_innocents(task, options.models, options.epochs))
         frame = pd.DataFrame(list(_rows(task, innocents, options.pairs)))
     summary = _summary(frame)
-    write_bytes(options.out / "validity.csv", frame.to_csv(index=False).encode())
+    write_bytes(options.out / "validity.csv", frame.to_csv(index=False, float_format="%.6g").encode())
     write_bytes(options.out / "validity.md", ("\n".join(summary) + "\n").encode())
     write_bytes(options.out / "validity.png", png(_figure(frame)))
     if options.out == HERE:
