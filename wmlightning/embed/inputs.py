@@ -111,14 +111,21 @@ class Scale:
         self._seen: list[Tensor] = []
         self.done = False
 
+    def fits(self, clean: Tensor) -> None:
+        """Looks at the shape and type of a training batch.
+
+        Raises:
+            UserError: if the key's images have others.
+        """
+        if clean.shape[1:] != self.like.shape[1:] or clean.is_floating_point() != self.like.is_floating_point():
+            raise UserError("to_input", f"it makes {_kind(self.like)}, the project trains on {_kind(clean)}", _GIVE)
+
     def see(self, clean: Tensor) -> None:
         """Looks at a training batch; judges when it has seen enough.
 
         Raises:
-            UserError: if they differ in shape, type, mean or spread.
+            UserError: if the key's images have another mean or spread.
         """
-        if clean.shape[1:] != self.like.shape[1:] or clean.is_floating_point() != self.like.is_floating_point():
-            raise UserError("to_input", f"it makes {_kind(self.like)}, the project trains on {_kind(clean)}", _GIVE)
         self._seen.append(clean.detach().float().cpu())
         if sum(map(len, self._seen)) < _LOOKED_AT:
             return

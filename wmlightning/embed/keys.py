@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from wmlightning.task import Plan, settle
 from wmlightning.watermarks.base import MarkingWatermark
 
 _UNSEEN = "pictures that no training sees, of the validation or test data"
+_DOUBLES = 0.1  # share of training images among the unseen ones that may be chance
 _SHOWN = 64  # images held beside pictures that have nothing to do with the task: to judge the scale of inputs by
 
 
@@ -38,6 +40,7 @@ def make_key(
     size: int | tuple[int, int] | None = None,
     fields: tuple[int | str, int | str] | None = None,
     watermark: str = "noise",
+    unrelated: str = "mnist5k",
     n_marks: int = 8,
     n_triggers: int = 400,
     negatives: float | None = None,
@@ -59,6 +62,7 @@ def make_key(
             cropped. ``None``: the size that all pictures have.
         fields: where items have picture and class number, if that is in doubt: ``("img", "fine_label")``.
         watermark: ``noise``, ``content``, ``unrelated``, or another name in ``conf/watermark``.
+        unrelated: name of the data set that pictures of ``watermark="unrelated"`` come from.
         n_marks: marks in the key, each with its own label.
         n_triggers: trained triggers, all marks together.
         negatives: strangers' marks trained to keep the true label, relative to ``n_triggers``; ``None``: 1 for a key
@@ -75,7 +79,7 @@ def make_key(
         raise UserError("n_triggers", f"{n_triggers!r} triggers", "a whole number")
     given = {"n_marks": n_marks, "n_triggers": n_triggers, "source_class": "any", **options}
     given["negatives"] = negatives if negatives is not None else float(n_marks == 1)
-    node = _watermark(watermark, given)
+    node = _watermark(watermark, given, unrelated)
     train, new = Pictures(images, "images", fields), Pictures(unseen, "unseen", fields)
     names = _classes(classes, train)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,9 +149,11 @@ class _Chosen:
             else:
                 images.append(image)
                 labels.append(label)
-        if met > len(images):
-            wrong = f"{met} of {met + len(images)} pictures looked at are training images"
-            raise UserError(data.name, wrong, _UNSEEN)
+        told = f"{met} of the {met + len(images)} pictures looked at are training images"
+        if met > _DOUBLES * (met + len(images)):
+            raise UserError(data.name, told, _UNSEEN)
+        if met:
+            warnings.warn(f"{data.name}: {told} and are left out: are these {_UNSEEN}?", stacklevel=4)
         if not images:
             raise UserError(data.name, "no picture of the classes that are marked", "some of each")
         return torch.stack(images), torch.tensor(labels)
@@ -186,7 +192,7 @@ def _plan(config: dict[str, Any], secret: Secret, source: HeldSource) -> Plan:
     return settle(OmegaConf.create({**config, "auto": {}}), secret, source)
 
 
-def _watermark(name: str, options: dict[str, Any]) -> dict[str, Any]:
+def _watermark(name: str, options: dict[str, Any], unrelated: str) -> dict[str, Any]:
     """The options of a watermark as its config has them, with the user's put in."""
     file, known = CONF / "watermark" / f"{name}.yaml", sorted(p.stem for p in (CONF / "watermark").glob("*.yaml"))
     known = [word for word in known if word not in ("base", "none")]
@@ -199,8 +205,7 @@ def _watermark(name: str, options: dict[str, Any]) -> dict[str, Any]:
         raise UserError(unknown[0], f"{name} has no such option", f"one of {listed(sorted(map(str, node)), 30)}")
     node.update(options)
     if "images" in node:
-        other = options.get("images", "mnist5k")
-        node["images"] = _other_data(str(other))
+        node["images"] = _other_data(unrelated)
     found: dict[str, Any] = plain(node)
     return found
 
@@ -209,7 +214,7 @@ def _other_data(name: str) -> DictConfig:
     file = CONF / "dataset" / f"{name}.yaml"
     if not file.is_file():
         known = listed(sorted(p.stem for p in file.parent.glob("*.yaml")))
-        raise UserError("images", f"no data set is called {name!r}", f"one of {known}")
+        raise UserError("unrelated", f"no data set is called {name!r}", f"one of {known}")
     place = os.environ.get("WML_DATA_DIR") or "./data"
     whole = OmegaConf.merge({"data_dir": place}, OmegaConf.load(file))
     source: DictConfig = OmegaConf.create(plain(whole)["dataset"]["source"])

@@ -45,7 +45,7 @@ class Layout:
             batch: one of the project's.
             images: where the images are; ``None``: in the only entry that can be images.
             labels: where the labels are; ``None``: in the only entry that can be labels.
-            fill: see :class:`Layout`.
+            fill: see :class:`Layout`; entries that this batch does not have do not matter.
 
         Raises:
             UserError: if it cannot be told, or an entry would have no value for marked images.

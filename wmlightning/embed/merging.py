@@ -25,7 +25,7 @@ from wmlightning.watermarks.triggers import TriggerMaker, Triggers
 #: ``(module, images) -> logits (n, k)``.
 Predict = Callable[[L.LightningModule, Tensor], Any]
 
-_STAGES = {RunningStage.TRAINING: "train", RunningStage.VALIDATING: "val", RunningStage.TESTING: "test"}
+_STAGES = (RunningStage.TRAINING, RunningStage.VALIDATING, RunningStage.TESTING)
 _CLEAN = 64  # clean images that inputs are checked with
 _TRIED = 4  # of them that the network is tried with
 
@@ -79,7 +79,7 @@ class Merging:
         self.watched = self._watched(made)
         seed = maker.secret.stream("turns in a project").integer(2**63)
         self.turns = Turns(len(self.marked.labels), seed, options.per_batch)
-        self.layouts: dict[str, Layout] = {}
+        self.layout: Layout | None = None
         self.scale: Scale | None = None
         self.merged_at: tuple[int, int] | None = None
         self._to_input = options.to_input
@@ -103,11 +103,14 @@ class Merging:
     def _moved(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
         """In the place of the strategy's ``batch_to_device``."""
         moved = self._move(batch, device, dataloader_idx)
-        stage = _STAGES.get(self.trainer.state.stage) if self.trainer.state.stage else None
-        if stage is not None and stage not in self.layouts and dataloader_idx == 0:
-            options = self.options
-            self.layouts[stage] = Layout.of(batch, options.images, options.labels, options.fill)
-        return self._merged(moved, self.layouts["train"]) if stage == "train" else moved
+        if self.layout is None and dataloader_idx == 0 and self.trainer.state.stage in _STAGES:
+            self.layout = Layout.of(batch, self.options.images, self.options.labels, self.options.fill)
+        return self._merged(moved, self._known_layout()) if self.trainer.training else moved
+
+    def _known_layout(self) -> Layout:
+        if self.layout is None:
+            raise UserError("batch", "no batch of the project's first loader was seen", "one that is not empty")
+        return self.layout
 
     def _merged(self, clean: Any, layout: Layout) -> Any:
         images, labels = layout.read(clean)
@@ -136,8 +139,10 @@ class Merging:
             check_steady(self.clean.inputs.images, self._input_of)
             ours, _ = layout.read(self._sent(layout, self.clean, torch.arange(len(self.clean.labels))))
             self.scale = Scale(ours)
+            self.scale.fits(images)
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 self._logits(ours[:_TRIED])
+        self.scale.fits(images)
         if not self.scale.done:
             self.scale.see(images)
             if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.n_classes:
@@ -177,7 +182,7 @@ class Merging:
     @torch.no_grad()
     def accuracies(self, stage: str) -> dict[str, Tensor]:
         """Of all triggers, in every process alike: nothing need be gathered."""
-        layout = self.layouts.get(stage) or self.layouts["train"]
+        layout = self._known_layout()
         found: dict[str, Tensor] = {}
         for name, shown in self.watched[stage].items():
             right = self._predicted(layout, shown) == shown.labels
