@@ -123,18 +123,19 @@ def verdict_on(start: Start, project: Path, name: str, out: Path) -> Verdict:
     with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
         cfg = compose("verify", [*typed, f"data_dir={out}/nowhere"])
     try:
-        return verify(cfg)
+        (verdict,) = verify(cfg)
     finally:
         process.terminate()
         process.wait(20)
+    return verdict
 
 
 def test_owned(start: Start, project: Path, tmp_path: Path) -> None:
     verdict = verdict_on(start, project, "marked", tmp_path)
     assert verdict.decision == "owned", verdict.text()
-    assert verdict.test == "several marks"
+    assert verdict.test.startswith("several marks")
     assert verdict.queries <= 40
-    assert verdict.p_value < 1e-4
+    assert verdict.committed is not None
 
 
 def test_not_shown_without_the_three_lines(start: Start, project: Path, tmp_path: Path) -> None:
