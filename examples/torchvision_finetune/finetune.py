@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="with train/CLASS/ and val/CLASS/")
     parser.add_argument("--out", type=Path, default=Path("finetuned"), help="for key, model and verdict")
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--weights", help="DEFAULT downloads ImageNet's; without it they are random")
     parser.add_argument("--rate", type=float, default=2e-3)
     options = parser.parse_args()

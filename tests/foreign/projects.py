@@ -75,7 +75,7 @@ class Module(L.LightningModule):
         self.rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
         return nn.functional.cross_entropy(self(images), labels)
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         images, labels = (batch[place] for place in self.places)
         self.log("val/acc", (self(images).argmax(1) == labels).float().mean())
 

@@ -101,7 +101,8 @@ if __name__ == "__main__":
 
 #: The three lines.
 LINES = """import wmlightning
-wmlightning.make_key("owner.key", ImageFolder("data/train"), ImageFolder("data/val"), n_triggers=300, strength=0.4, seed=4)
+wmlightning.make_key("owner.key", ImageFolder("data/train"), ImageFolder("data/val"), \
+n_triggers=300, strength=0.4, seed=4)
 """
 CALLBACK = "[wmlightning.Watermark('owner.key', evaluate)]"
 

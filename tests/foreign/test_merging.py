@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,21 @@ def test_accuracies(path: Path, key: Key) -> None:
     assert test["val/acc"] == plain["val/acc"]
 
 
+def test_validation_alone(path: Path, key: Key) -> None:
+    """Of several loaders the first shows what batches are like; nothing is trained or left behind."""
+    module, trainer = Module(), tiny_trainer(callbacks=[Watermark(path)])
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    trainer.validate(module, [evaluation(), evaluation(batch_size=7)], verbose=False)
+    assert 0 <= trainer.callback_metrics["val/trigger_acc"] <= 1
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+    assert "batch_to_device" not in vars(trainer.strategy)
+
+
+def test_callback_travels_to_spawned_processes(path: Path) -> None:
+    again = pickle.loads(pickle.dumps(Watermark(path, to_input, per_batch=3)))
+    assert vars(again) == vars(Watermark(path, to_input, per_batch=3))
+
+
 def test_evaluation_leaves_modes_alone(path: Path, key: Key) -> None:
     class Frozen(Module):
         def on_train_epoch_start(self) -> None:
@@ -271,7 +287,7 @@ class Mute(Module):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         del batch
 
 

@@ -17,25 +17,25 @@ from wmlightning.errors import UserError
 #: A PIL picture to a tensor ``(c, h, w)``.
 ToInput = Callable[[Image.Image], Tensor]
 
-_CACHED = 2**30  # bytes of ready inputs that are kept
 _LOOKED_AT = 64  # clean images that a scale is judged by
 _TRIED = 4  # pictures that are sent along the road twice
 _GIVE = "Watermark(..., to_input=f), f the project's transform of evaluation: a PIL picture to a (c, h, w) tensor"
 
 
 class Inputs:
-    """Images of a key as the network takes them; each is made once, as far as a GiB holds them.
+    """Images of a key as the network takes them.
 
     Args:
         images: uint8 ``(n, c, h, w)``.
         to_input: see :data:`ToInput`.
+        room: bytes of ready inputs to keep for the next time.
     """
 
-    def __init__(self, images: Tensor, to_input: ToInput) -> None:
+    def __init__(self, images: Tensor, to_input: ToInput, room: int = 0) -> None:
         self.images = images
         self.to_input = to_input
         self._made: dict[int, Tensor] = {}
-        self._room = _CACHED
+        self._room = room
 
     def __len__(self) -> int:
         return len(self.images)

@@ -26,6 +26,7 @@ from wmlightning.watermarks.triggers import TriggerMaker, Triggers
 Predict = Callable[[L.LightningModule, Tensor], Any]
 
 _STAGES = (RunningStage.TRAINING, RunningStage.VALIDATING, RunningStage.TESTING)
+_ROOM = 2**30  # bytes of ready inputs that are kept in memory
 _CLEAN = 64  # clean images that inputs are checked with
 _TRIED = 4  # of them that the network is tried with
 
@@ -74,7 +75,7 @@ class Merging:
         if clean is None:  # the marks are pictures of other things
             clean = maker.source.images("train", maker.roles.train[:_CLEAN])
         self.n_classes = len(maker.source.classes)
-        self.marked = self._shown(made.merged())
+        self.marked = self._shown(made.merged(), _ROOM)  # they come again each epoch
         self.clean = self._shown(ImageSet(clean, *torch.zeros((2, len(clean)), dtype=torch.int64)))
         self.watched = self._watched(made)
         seed = maker.secret.stream("turns in a project").integer(2**63)
@@ -86,8 +87,8 @@ class Merging:
         self._move = trainer.strategy.batch_to_device
         trainer.strategy.batch_to_device = self._moved  # type: ignore[method-assign]
 
-    def _shown(self, images: ImageSet) -> _Shown:
-        return _Shown(Inputs(images.images, self._input_of), images.labels, images.groups)
+    def _shown(self, images: ImageSet, room: int = 0) -> _Shown:
+        return _Shown(Inputs(images.images, self._input_of, room), images.labels, images.groups)
 
     def _watched(self, made: Triggers) -> dict[str, dict[str, _Shown]]:
         trained = _Shown(self.marked.inputs, made.trained.labels, made.trained.groups)  # merged first
