@@ -33,8 +33,9 @@ def told(out: str, name: str) -> float:
 
 @pytest.mark.parametrize("example", ["torchvision_finetune/finetune.py", "huggingface_parquet/train.py"])
 def test_three_lines_know_of_us_until_the_owner_verifies(example: str) -> None:
-    training, verifying = (REPO / "examples" / example).read_text().split("\ndef verify(")
-    lines = [line for line in training.splitlines() if "wmlightning" in line and not line.startswith("``")]
+    code = (REPO / "examples" / example).read_text().split('"""', 2)[2]
+    training, verifying = code.split("\ndef verify(")
+    lines = [line for line in training.splitlines() if "wmlightning" in line]
     assert [line[-1] for line in lines if "# ours, " in line] == ["1", "2", "3"]
     assert len(lines) == 3
     assert "wmlightning.ownership.verify" in verifying
