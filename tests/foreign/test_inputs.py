@@ -98,6 +98,11 @@ def test_transform_of_the_evaluation_data_is_taken_over(path: Path, key: Key) ->
     assert len(train) == 48 + 16
 
 
+def test_without_evaluation_data_it_must_be_named(path: Path, key: Key) -> None:
+    with pytest.raises(UserError, match=r"^to_input: the project's evaluation data have no transform"):
+        fitted(path, None)
+
+
 def test_test_data_alone_will_do(path: Path, key: Key) -> None:
     trainer = tiny_trainer(callbacks=[Watermark(path)])
     (found,) = trainer.test(Module(), evaluation(), verbose=False)

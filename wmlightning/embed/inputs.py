@@ -69,6 +69,8 @@ def converted(image: Tensor, to_input: ToInput) -> Tensor:
     """
     try:
         made = to_input(picture(image))
+    except UserError:  # ours: there is no road
+        raise
     except Exception as error:  # others wrote it: it may raise anything
         reason = (str(error).strip().splitlines() or [""])[0][:150]
         raise UserError("to_input", f"it takes no PIL picture ({type(error).__name__}: {reason})", _GIVE) from error
