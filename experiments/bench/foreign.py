@@ -4,7 +4,8 @@ The same project is trained without and with the callback, in turns; a round is 
 from their first hook to the end of their last batch: the second alone is the steady state, the first also makes the
 triggers' inputs and checks them. Triggers are images too: their own share of the time is what so many more images
 take, and *beyond it* is what the callback costs on top. Evaluating triggers after an epoch is told apart. The images
-are random: speed does not depend on what they show.
+are random: speed does not depend on what they show. On a machine that other work shares, ``--cpu-seconds`` with one
+thread (``OMP_NUM_THREADS=1``) compares the work done instead of the time it took.
 """
 
 from __future__ import annotations
@@ -105,30 +106,31 @@ CASES = {
 class Clock(L.Callback):
     """Times epochs and what comes after their last batch."""
 
-    def __init__(self, n_batches: int) -> None:
+    def __init__(self, n_batches: int, now: Callable[[], float]) -> None:
         self.last = n_batches - 1
+        self.now = now
         self.epochs: list[float] = []
         self.after: list[float] = []
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts."""
-        self.started = time.perf_counter()
+        self.started = self.now()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stops."""
         if batch_idx == self.last:
-            self.ended = time.perf_counter()
+            self.ended = self.now()
             self.epochs.append(self.ended - self.started)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Notes what the callback before this one did meanwhile."""
-        self.after.append(time.perf_counter() - self.ended)
+        self.after.append(self.now() - self.ended)
 
 
-def seconds(case: Case, n: int, key: Path | None) -> tuple[float, float, float]:
+def seconds(case: Case, n: int, key: Path | None, now: Callable[[], float]) -> tuple[float, float, float]:
     """Seconds of the first and the second epoch, and of what came after the second."""
     loader = DataLoader(case.data(n, case.side, transforms.Compose(_finish)), BATCH, shuffle=True, drop_last=True)
-    clock = Clock(n // BATCH)
+    clock = Clock(n // BATCH, now)
     torch.manual_seed(0)
     marking = [wmlightning.Watermark(key, transforms.Compose(_finish))] if key is not None else []
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
@@ -139,12 +141,14 @@ def seconds(case: Case, n: int, key: Path | None) -> tuple[float, float, float]:
     return clock.epochs[0], clock.epochs[1], clock.after[1]
 
 
-def compare(name: str, case: Case, n: int, rounds: int, n_triggers: int) -> None:
+def compare(name: str, case: Case, n: int, rounds: int, n_triggers: int, now: Callable[[], float]) -> None:
     """Measures a case and prints it."""
     with tempfile.TemporaryDirectory() as folder:
         key = Path(folder) / "owner.key"
         wmlightning.make_key(key, Pictures(n, case.side), Pictures(n // 2, case.side), 10, n_triggers=n_triggers)
-        found = [(seconds(case, n, None), seconds(case, n, key)) for _ in range(rounds + 1)][1:]  # the first warms up
+        found = [(seconds(case, n, None, now), seconds(case, n, key, now)) for _ in range(rounds + 1)][
+            1:
+        ]  # the first warms up
     images = n // BATCH * BATCH
     more = n_triggers / images
     print(f"\n{name}: {images} images and {n_triggers} triggers an epoch, {100 * more:.1f} % more images")
@@ -170,15 +174,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=12800, help="images of an epoch")
     parser.add_argument("--triggers", type=float, default=0.03, help="relative to the images")
+    parser.add_argument("--cpu-seconds", action="store_true", help="of this process, instead of the clock's")
     options = parser.parse_args()
+    now = time.process_time if options.cpu_seconds else time.perf_counter
+    kind = "processor's" if options.cpu_seconds else "clock's"
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    print(
-        f"{torch.get_num_threads()} threads, float32, batch {BATCH}, {options.rounds} rounds, medians (least to most)"
-    )
+    print(f"{torch.get_num_threads()} threads, float32, batch {BATCH}, the {kind} seconds")
+    print(f"{options.rounds} rounds: medians (least to most)")
     for name, case in CASES.items():
         n = round(options.images * case.share)
-        compare(name, case, n, options.rounds, round(n * options.triggers))
+        compare(name, case, n, options.rounds, round(n * options.triggers), now)
 
 
 if __name__ == "__main__":
