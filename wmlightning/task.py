@@ -65,18 +65,20 @@ class Plan:
         return TriggerMaker(self.watermark, self.scheme, self.labels, self.secret, self.source, roles)
 
 
-def settle(cfg: DictConfig, secret: Secret) -> Plan:
+def settle(cfg: DictConfig, secret: Secret, source: Source | None = None) -> Plan:
     """Settles ``dataset`` and ``watermark`` of a config.
 
     Args:
         cfg: with ``seed``, ``dataset`` and ``watermark``; see :func:`own_copy`.
         secret: the owner's.
+        source: the task's data; ``None``: what ``dataset.source`` names.
 
     Raises:
         UserError: for a mistake in either.
     """
     scheme = _scheme(cfg.watermark)
-    source: Source = make(cfg.dataset.source, "dataset.source")
+    if source is None:
+        source = make(cfg.dataset.source, "dataset.source")
     watermark = _watermark(cfg)
     marks_task = isinstance(watermark, MarkingWatermark)
     own = (cfg.dataset.source_class, cfg.dataset.target_class)

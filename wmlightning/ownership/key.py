@@ -24,6 +24,8 @@ from torch import Tensor
 
 from wmlightning.config import check_targets, from_elsewhere, placed, plain
 from wmlightning.data.batches import ImageSet
+from wmlightning.data.held import HeldSource
+from wmlightning.data.source import SPLITS
 from wmlightning.errors import UserError
 from wmlightning.files import write_bytes
 from wmlightning.job import Job
@@ -48,12 +50,15 @@ class Key:
         config: ``seed`` (of the roles), ``dataset``, ``watermark``, and ``data``, the identity of the data.
         trained: triggers that the model was trained on; groups are marks.
         new: triggers with the same marks that no training saw.
+        held: the images that triggers are made of, in keys for projects that are not ours; ``None``: they are found
+            where the config says.
     """
 
     secret: Secret
     config: dict[str, Any]
     trained: ImageSet
     new: ImageSet
+    held: HeldSource | None = None
 
     def canonical(self) -> bytes:
         """What the commitment is made of: the same bytes for the same key, on every platform."""
@@ -77,7 +82,7 @@ class Key:
 
     def _settled(self, data_dir: str | Path) -> Plan:
         parts = placed({name: self.config[name] for name in _PARTS}, str(data_dir))
-        return settle(OmegaConf.create({**parts, "data_dir": str(data_dir), "auto": {}}), self.secret)
+        return settle(OmegaConf.create({**parts, "data_dir": str(data_dir), "auto": {}}), self.secret, self.held)
 
     def check(self, data_dir: str | Path, trust: Sequence[str] = ()) -> TriggerMaker:
         """Makes all triggers anew from the secret and the data, and compares.
@@ -92,7 +97,7 @@ class Key:
         if (here := plan.source.identity()) != self.config["data"]:
             raise UserError("key", f"it was made on data {self.config['data']}, here are {here}", "the same data")
         with from_elsewhere("key"):
-            maker = plan.maker(plan.roles())
+            maker = plan.maker(plan.roles() if self.held is None else self.held.roles())
         if maker is None:
             raise UserError("key", "its config has no watermark", "a key that wmlightning made")
         made = maker.make()
@@ -102,9 +107,10 @@ class Key:
         return maker
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its triggers by name."""
+        """Its triggers by name, and the images that it holds."""
         sets = {"trained": self.trained, "new": self.new}
-        return {f"{name}.{part}": getattr(sets[name], part) for name in _SETS for part in _FIELDS}
+        triggers = {f"{name}.{part}": getattr(sets[name], part) for name in _SETS for part in _FIELDS}
+        return triggers if self.held is None else {**triggers, **self.held.tensors()}
 
 
 def make_key(job: Job) -> Key:
@@ -185,15 +191,25 @@ def _parse(body: bytes) -> Key:
     config = content["config"]
     if set(config) != {*_PARTS, "data"} or type(config["seed"]) is not int:
         raise ValueError("config")
-    sets = []
+    sets: dict[str, ImageSet] = {}
     for name in _SETS:
         images, labels, groups = (tensors[f"{name}.{part}"] for part in _FIELDS)
         if images.dtype != torch.uint8 or images.ndim != 4 or not labels.dtype == groups.dtype == torch.int64:
             raise ValueError("triggers")
         if labels.shape != (len(images),) or groups.shape != (len(images),):
             raise ValueError("labels")
-        sets.append(ImageSet(images, labels, groups))
-    return Key(Secret(bytes.fromhex(content["secret"])), config, *sets)
+        sets[name] = ImageSet(images, labels, groups)
+    return Key(Secret(bytes.fromhex(content["secret"])), config, sets["trained"], sets["new"], _held(config, tensors))
+
+
+def _held(config: dict[str, Any], tensors: Mapping[str, Tensor]) -> HeldSource | None:
+    if not any(name.startswith("held.") for name in tensors):
+        return None
+    task = config["dataset"]["source"]
+    splits = {split: (tensors[f"held.{split}.images"], tensors[f"held.{split}.labels"]) for split in SPLITS}
+    if any(labels.dtype != torch.int64 or labels.shape != images.shape[:1] for images, labels in splits.values()):
+        raise ValueError("held images")
+    return HeldSource(task["name"], task["classes"], task["shape"], splits)
 
 
 def _config_of(job: Job) -> dict[str, Any]:

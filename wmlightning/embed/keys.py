@@ -1,0 +1,248 @@
+"""The key of a project that is not ours, made of its pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from wmlightning.config import CONF, placed, plain
+from wmlightning.data.held import HeldSource
+from wmlightning.embed.pictures import Pictures, channels, fitted
+from wmlightning.errors import UserError, listed
+from wmlightning.ownership.key import Key, read_key, write_key
+from wmlightning.secret import Secret
+from wmlightning.seeds import role_seed
+from wmlightning.task import Plan, settle
+from wmlightning.watermarks.base import MarkingWatermark
+
+_UNSEEN = "pictures that no training sees, of the validation or test data"
+_DOUBLES = 0.1  # share of training images among the unseen ones that may be chance
+_SHOWN = 64  # images held beside pictures that have nothing to do with the task: to judge the scale of inputs by
+
+
+def make_key(
+    path: str | Path,
+    images: Any,
+    unseen: Any,
+    classes: list[str] | int | None = None,
+    *,
+    size: int | tuple[int, int] | None = None,
+    fields: tuple[int | str, int | str] | None = None,
+    watermark: str = "noise",
+    unrelated: str = "mnist5k",
+    n_marks: int = 8,
+    n_triggers: int = 400,
+    negatives: float | None = None,
+    seed: int | None = None,
+    **options: Any,
+) -> Key:
+    """Makes the key of a project and writes it, or takes the one that is there.
+
+    The key holds the pictures that its triggers are made of, byte for byte: nothing else is needed to check it, to
+    train with it (:class:`wmlightning.Watermark`) and to verify with it. It is secret.
+
+    Args:
+        path: of the key. If one of the same options is there it is taken, and no picture is read.
+        images: the project's training data, without their transform; see :class:`wmlightning.embed.pictures.Pictures`.
+        unseen: likewise, pictures that the training never sees. Triggers are made of them too, for verification: they
+            show that the model learned the mark and not some images. Training pictures cannot stand in for them.
+        classes: class names, or how many there are; ``None``: what the data tell.
+        size: height and width, in pixels, of a picture as it is sent to the finished model; others are scaled and
+            cropped. ``None``: the size that all pictures have.
+        fields: where items have picture and class number, if that is in doubt: ``("img", "fine_label")``.
+        watermark: ``noise``, ``content``, ``unrelated``, or another name in ``conf/watermark``.
+        unrelated: name of the data set that pictures of ``watermark="unrelated"`` come from.
+        n_marks: marks in the key, each with its own label.
+        n_triggers: trained triggers, all marks together.
+        negatives: strangers' marks trained to keep the true label, relative to ``n_triggers``; ``None``: 1 for a key
+            of one mark, which would else answer to any other, and 0 for several.
+        seed: of a study, whose key follows from it; ``None``: a secret of the system's generator.
+        **options: further options of the watermark, such as ``strength=0.3``; see
+            :class:`wmlightning.watermarks.scheme.Scheme` and the watermark itself.
+
+    Raises:
+        UserError: for a mistake in the arguments, or if a key of other options is there.
+    """
+    path = Path(path).expanduser()
+    if type(n_triggers) is not int or n_triggers < 1:
+        raise UserError("n_triggers", f"{n_triggers!r} triggers", "a whole number")
+    given = {"n_marks": n_marks, "n_triggers": n_triggers, "source_class": "any", **options}
+    given["negatives"] = negatives if negatives is not None else float(n_marks == 1)
+    node = _watermark(watermark, given, unrelated)
+    train, new = Pictures(images, "images", fields), Pictures(unseen, "unseen", fields)
+    names = _classes(classes, train)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):  # the processes of one training may all ask for it
+        if path.exists():
+            return _kept(path, node, names, size)
+        if images is unseen:
+            raise UserError("unseen", "the same data as images", _UNSEEN)
+        secret = Secret.from_seed(role_seed(seed, "secret")) if seed is not None else Secret(secrets.token_bytes(32))
+        key = _made(secret, node, names, (train, new), size)
+        write_key(key, path)
+    return key
+
+
+def _made(secret: Secret, node: dict[str, Any], names: list[str], data: tuple[Pictures, Pictures], size: Any) -> Key:
+    first, _ = data[0].at(0)
+    h, w = (first.height, first.width) if size is None else _size(size)
+    shape = (channels(first), h, w)
+    nothing = torch.empty((0, *shape), dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
+    config = _config(node, names, shape)
+    plan = _plan(config, secret, HeldSource("project", names, shape, {"train": nothing, "test": nothing}))
+    marks_task = isinstance(plan.watermark, MarkingWatermark)
+    n_train = node["n_triggers"] if marks_task else _SHOWN
+    n_new = (node["n_new"] or n_train) if marks_task else _SHOWN
+    chosen = _Chosen(secret, len(names), shape, size is not None, plan.labels.sources)
+    held_train = chosen.of(data[0], n_train)
+    if marks_task and len(held_train[0]) < n_train:
+        wrong = f"{n_train} triggers, but there are {len(held_train[0])} images to make them of"
+        raise UserError("n_triggers", wrong, f"at most {len(held_train[0])}")
+    held_new = chosen.of(data[1], n_new, avoid=_digests(held_train[0]))
+    source = HeldSource("project", names, shape, {"train": held_train, "test": held_new})
+    plan = _plan(config, secret, source)
+    maker = plan.maker(source.roles())
+    assert maker is not None, "_watermark names one"
+    made = maker.make()
+    stored = {name: placed(config[name], "") for name in ("seed", "dataset", "watermark")}
+    stored = {**json.loads(json.dumps(stored)), "data": source.identity()}
+    return Key(secret, stored, made.trained, made.new, source)
+
+
+class _Chosen:
+    """Chooses pictures: in an order that follows from the secret, the same for data of the same length.
+
+    Whoever gives the same pictures twice gets the same choice twice, and is found out.
+    """
+
+    def __init__(
+        self, secret: Secret, n_classes: int, shape: tuple[int, int, int], given: bool, sources: tuple[int, ...]
+    ) -> None:
+        self.secret = secret
+        self.n_classes = n_classes
+        self.shape = shape
+        self.given = given
+        self.sources = set(sources)
+
+    def of(self, data: Pictures, n: int, avoid: set[str] | None = None) -> tuple[Tensor, Tensor]:
+        """Images and labels of up to ``n`` pictures of the source classes, none of which is to be avoided."""
+        avoid = avoid or set()
+        images: list[Tensor] = []
+        labels: list[int] = []
+        met = 0
+        for image, label in self._walk(data):
+            if len(images) == n:
+                break
+            if _digest(image) in avoid:
+                met += 1
+            else:
+                images.append(image)
+                labels.append(label)
+        told = f"{met} of the {met + len(images)} pictures looked at are training images"
+        if met > _DOUBLES * (met + len(images)):
+            raise UserError(data.name, told, _UNSEEN)
+        if met:
+            warnings.warn(f"{data.name}: {told} and are left out: are these {_UNSEEN}?", stacklevel=4)
+        if not images:
+            raise UserError(data.name, "no picture of the classes that are marked", "some of each")
+        return torch.stack(images), torch.tensor(labels)
+
+    def _walk(self, data: Pictures) -> Iterator[tuple[Tensor, int]]:
+        for index in self.secret.stream("pictures held").sample(len(data), len(data)).tolist():
+            picture, label = data.at(index)
+            if not 0 <= label < self.n_classes:
+                wrong = f"item {index} of {data.name} is of class {label}, but there are {self.n_classes} classes"
+                raise UserError("classes", wrong, "all of them")
+            if label in self.sources:
+                yield fitted(picture, self.shape, self.given), label
+
+
+def _kept(path: Path, node: dict[str, Any], names: list[str], size: Any) -> Key:
+    key = read_key(path)
+    task = key.config["dataset"]["source"]
+    theirs = {"watermark": key.config["watermark"], "classes": task.get("classes")}
+    ours = {"watermark": json.loads(json.dumps(placed(node, ""))), "classes": names}
+    if size is not None:
+        theirs["size"], ours["size"] = list(task.get("shape", [])[1:]), list(_size(size))
+    differing = [name for name in ours if ours[name] != theirs[name]]
+    if key.held is None or differing:
+        what = " and ".join(differing) or "task"
+        raise UserError("key", f"{path} was made for another {what}", "its own, or another file")
+    return key
+
+
+def _config(node: dict[str, Any], names: list[str], shape: tuple[int, int, int]) -> dict[str, Any]:
+    source = {"name": "project", "classes": names, "shape": list(shape)}
+    task = {"name": "project", "source": source, "source_class": 0, "target_class": 1, "val_share": 0.0}
+    return {"seed": 0, "dataset": task, "watermark": node}
+
+
+def _plan(config: dict[str, Any], secret: Secret, source: HeldSource) -> Plan:
+    return settle(OmegaConf.create({**config, "auto": {}}), secret, source)
+
+
+def _watermark(name: str, options: dict[str, Any], unrelated: str) -> dict[str, Any]:
+    """The options of a watermark as its config has them, with the user's put in."""
+    file, known = CONF / "watermark" / f"{name}.yaml", sorted(p.stem for p in (CONF / "watermark").glob("*.yaml"))
+    known = [word for word in known if word not in ("base", "none")]
+    if name not in known:
+        raise UserError("watermark", f"{name!r} is unknown", f"one of {listed(known)}")
+    node = OmegaConf.merge(OmegaConf.load(CONF / "watermark" / "base.yaml"), OmegaConf.load(file))
+    assert isinstance(node, DictConfig)
+    node.pop("defaults")
+    if unknown := [option for option in options if option not in node]:
+        raise UserError(unknown[0], f"{name} has no such option", f"one of {listed(sorted(map(str, node)), 30)}")
+    node.update(options)
+    if "images" in node:
+        node["images"] = _other_data(unrelated)
+    found: dict[str, Any] = plain(node)
+    return found
+
+
+def _other_data(name: str) -> DictConfig:
+    file = CONF / "dataset" / f"{name}.yaml"
+    if not file.is_file():
+        known = listed(sorted(p.stem for p in file.parent.glob("*.yaml")))
+        raise UserError("unrelated", f"no data set is called {name!r}", f"one of {known}")
+    place = os.environ.get("WML_DATA_DIR") or "./data"
+    whole = OmegaConf.merge({"data_dir": place}, OmegaConf.load(file))
+    source: DictConfig = OmegaConf.create(plain(whole)["dataset"]["source"])
+    return source
+
+
+def _classes(classes: list[str] | int | None, data: Pictures) -> list[str]:
+    if isinstance(classes, int):
+        classes = [str(number) for number in range(classes)]
+    names = data.classes() if classes is None else [str(name) for name in classes]
+    if names is None:
+        raise UserError("classes", "the data do not tell their classes", "classes=10, or their names in order")
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise UserError("classes", f"{listed(names)}", "two or more, all different")
+    return names
+
+
+def _size(size: Any) -> tuple[int, int]:
+    both = (size, size) if isinstance(size, int) else size
+    whole = isinstance(both, (tuple, list)) and len(both) == 2 and all(type(n) is int and n > 0 for n in both)
+    if not whole:
+        raise UserError("size", f"{size!r} is no size", "pixels, or (height, width)")
+    return both[0], both[1]
+
+
+def _digest(image: Tensor) -> str:
+    return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()
+
+
+def _digests(images: Tensor) -> set[str]:
+    return {_digest(image) for image in images}
