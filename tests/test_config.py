@@ -155,7 +155,8 @@ def test_model_keys_are_its_arguments(composed: Compose, option: str) -> None:
 
 @options("recipe", "base")
 def test_recipe(composed: Compose, data_at_hand: dict[str, list[str]], option: str) -> None:
-    job = prepare(composed(f"recipe={option}", "dataset=procedural", *data_at_hand["procedural"]))
+    cfg = composed(f"recipe={option}", "dataset=procedural", "guard.max_drop=null", *data_at_hand["procedural"])
+    job = prepare(cfg)
     weight = torch.nn.Parameter(torch.ones(2, 2))
     optimizer = job.optimisation.optimizer([weight])
     if job.optimisation.schedule:
@@ -174,6 +175,15 @@ def test_recipe(composed: Compose, data_at_hand: dict[str, list[str]], option: s
         assert augmented.shape == images.shape
         assert torch.equal(augmented[keep], images[keep])
         assert not torch.equal(augmented[~keep], images[~keep])
+
+
+@options("dataset")
+def test_embedding_has_the_batches_and_augmentation_of_the_data_set(composed: Compose, option: str) -> None:
+    own, embed = composed(f"dataset={option}").recipe, composed(f"dataset={option}", "recipe=embed").recipe
+    assert embed.augment == own.augment
+    assert embed.batch_size == own.batch_size
+    assert embed.optimizer != own.optimizer
+    assert embed.schedule is None
 
 
 def test_recipe_base_wants_an_optimizer(composed: Compose) -> None:

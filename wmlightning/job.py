@@ -153,9 +153,7 @@ class Job:
         )
 
 
-def prepare(
-    cfg: DictConfig, writes: bool = True, secret: Secret | None = None, start: Start | None = None
-) -> Job:
+def prepare(cfg: DictConfig, writes: bool = True, secret: Secret | None = None, start: Start | None = None) -> Job:
     """Settles a job: cheap checks first, then labels, nothing written.
 
     Args:
@@ -177,7 +175,9 @@ def prepare(
         setting(cfg.guard.max_drop, "guard.max_drop", float, 0, 1)
         if start is None:
             right = "start=RUN, a finished run or a file of weights; or guard.max_drop=null"
-            raise UserError("guard.max_drop", "there is no accuracy to keep: training begins from random weights", right)
+            raise UserError(
+                "guard.max_drop", "there is no accuracy to keep: training begins from random weights", right
+            )
     optimisation = _optimisation(cfg)
     if secret is not None and cfg.watermark.get("_target_") is None:
         raise UserError("key", "there is no key without a watermark", "watermark=noise, or no key")

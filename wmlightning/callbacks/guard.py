@@ -20,9 +20,8 @@ class AccuracyGuard(L.Callback):
     """Ends a training whose clean validation accuracy falls too far below that of the model it began from.
 
     ``trainer.validate`` before the first step tells it how good the model was. From then on each validation counts: one
-    that is too low ends the training. What is kept in the end is the last weights before that: those of the last
-    validation that was good enough. Not the ones with the best trigger accuracy, so that nothing is chosen by the triggers
-    that are reported.
+    that is too low ends the training. The weights of the last one before it are what is kept, and not those with the
+    best trigger accuracy: nothing is to be chosen by the triggers that are reported.
 
     Everything it knows is in the resume point. All processes of a distributed training decide alike.
 
