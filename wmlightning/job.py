@@ -56,7 +56,8 @@ _NOT_IN_FINGERPRINT = {
         "default_root_dir",
     ),
 }
-_PLACES = ("data_dir", "root", "download")
+#: Where data lie, and what is done about broken ones: what they are in the end is in the source's identity.
+_PLACES = ("data_dir", "root", "download", "broken")
 
 
 @dataclass(frozen=True)
@@ -322,7 +323,7 @@ def _identity(cfg: DictConfig, source: Source, watermark: Watermark | None, prec
 
 
 def portable(node: Any) -> Any:
-    """A plain config for a fingerprint. Leaves out where data lie: what they are is in the source's identity."""
+    """A plain config for a fingerprint. Leaves out where data lie."""
     if isinstance(node, Mapping):
         return {key: portable(value) for key, value in node.items() if key not in _PLACES}
     return [portable(value) for value in node] if isinstance(node, list) else node

@@ -308,12 +308,19 @@ def _card(job: Job, data: WatermarkData, point: resume.ResumePoint, metrics: dic
             "test": len(roles.attacker) + len(roles.judge),
             "triggers": len(data.watched["test"].get("trigger", ())),
             "marked": len(data.merged),
+            **_skipped(job),
         },
         **_began(job),
         "parameters": sum(p.numel() for p in job.net.parameters()),
         "config": _hyperparameters(job),
         "environment": environment(),
     }
+
+
+def _skipped(job: Job) -> dict[str, Any]:
+    """How many pictures were left out, and the first of them."""
+    names = job.source.skipped
+    return {"skipped": {"count": len(names), "files": list(names[:20])}} if names else {}
 
 
 def _hyperparameters(job: Job) -> dict[str, Any]:

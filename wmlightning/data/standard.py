@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wmlightning.data.folder import BROKEN_PICTURE, fit_image
+from wmlightning.data.broken import BROKEN_PICTURE
+from wmlightning.data.folder import fit_image, upright
 from wmlightning.data.source import MemorySource, Split
 from wmlightning.errors import UserError
 
@@ -132,7 +133,8 @@ def _read_parquet(files: tuple[str, ...], channels: int) -> tuple[Tensor, Tensor
         for batch in pq.ParquetFile(file).iter_batches(2000, columns=[image_column, label_column]):
             labels.append(torch.from_numpy(batch.column(label_column).to_numpy().astype(np.int64)))
             for content in batch.column(image_column).field("bytes"):
-                with Image.open(io.BytesIO(content.as_buffer())) as image:
+                with Image.open(io.BytesIO(content.as_buffer())) as stored:
+                    image = upright(stored)
                     shape = (channels, image.height, image.width)
                     if pixels is None:
                         pixels = torch.empty((n, *shape), dtype=torch.uint8)
