@@ -8,11 +8,11 @@ their proportional shares (PSS), so that what workers share with their parent co
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,8 @@ def tree(pid: int) -> list[int]:
     """The process and all that descend from it."""
     found = [pid]
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        found += [p for child in task.read_text().split() for p in tree(int(child))]
+        with suppress(OSError):  # it ended meanwhile
+            found += [p for child in task.read_text().split() for p in tree(int(child))]
     return found
 
 
@@ -63,7 +64,7 @@ def peak(root: Path, side: int, in_memory: str, workers: int) -> tuple[int, int,
         command = [sys.executable, str(REPO / "train.py"), *options, *net]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
             while process.poll() is None:
-                alive = tree(process.pid) if os.path.exists(f"/proc/{process.pid}/task") else []
+                alive = tree(process.pid)
                 most, processes = max(most, sum(map(share, alive))), max(processes, len(alive))
                 time.sleep(0.2)
             if process.returncode:
