@@ -11,6 +11,8 @@ from pathlib import Path
 
 import lightning as L
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hydra.utils import get_class, get_method
@@ -69,6 +71,16 @@ def fruit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _as_parquet(fruit: Path, to: Path) -> Path:
+    folder = to / "parquet fruit"
+    folder.mkdir(exist_ok=True)
+    files = sorted(fruit.glob("*/*.png"))
+    rows = [{"image": {"bytes": f.read_bytes(), "path": f.name}, "label": int(f.parent.name == "pear")} for f in files]
+    for split, chosen in (("train", rows[::2] + rows[1::4]), ("test", rows[3::4])):
+        pq.write_table(pa.Table.from_pylist(chosen), folder / f"{split}-0.parquet")
+    return folder
+
+
 @pytest.fixture
 def data_at_hand(fruit: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """Small stand-ins for data that would have to be there; further overrides by data set."""
@@ -82,6 +94,7 @@ def data_at_hand(fruit: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list
     monkeypatch.setattr(StandardSource, "stored_as", lambda self: "stand-in")
     return {
         "image_folder": [f"dataset.root={fruit}"],
+        "parquet": [f"dataset.root={_as_parquet(fruit, fruit.parent)}", f"data_dir={fruit.parent}"],
         "procedural": ["++dataset.source.n_train=600", "++dataset.source.n_test=200"],
     }
 

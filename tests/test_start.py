@@ -34,7 +34,15 @@ TASK = (
     "callbacks=none",
 )
 MARKED = ("watermark=noise", "watermark.n_triggers=50", "watermark.negatives=0", "watermark.n_decoys=2")
-EMBED = (*TASK, *MARKED, "recipe=embed", "guard.max_drop=0.1", "trainer.max_epochs=3", "recipe.batch_size=32")
+EMBED = (
+    *TASK,
+    *MARKED,
+    "recipe=embed",
+    "guard.max_drop=0.1",
+    "trainer.max_epochs=3",
+    "recipe.batch_size=32",
+    "recipe.optimizer.lr=0.001",
+)
 
 #: Ends the process, or stops the training, when an epoch begins; only once.
 CRASH = """
@@ -276,7 +284,7 @@ def test_killed_by_the_system(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lr", [0.01, 5.0])
+@pytest.mark.parametrize("lr", [0.001, 5.0])
 def test_two_processes_decide_alike(train: Command, unmarked: Path, tmp_path: Path, lr: float) -> None:
     typed = [option for option in EMBED if option != "trainer=cpu"]
     typed += ["trainer=ddp", f"start={unmarked}", f"recipe.optimizer.lr={lr}"]

@@ -100,14 +100,15 @@ def list_pictures(folder: Path, below: Path) -> list[Entry]:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
-                    elif _is_picture(entry.name) and not entry.is_dir():
+                    elif is_picture(entry.name) and not entry.is_dir():
                         found.append(_entry(entry, start))
         except OSError as error:
             raise UserError("dataset.root", f"cannot read {error.filename} ({error.strerror})", "a folder") from error
     return sorted(found, key=lambda entry: entry.name.replace(os.sep, "/").split("/"))
 
 
-def _is_picture(name: str) -> bool:  # pathlib would take as long as the rest of the listing
+def is_picture(name: str) -> bool:
+    """Whether a file's name ends like a picture's. Plain text: pathlib takes as long as the rest of the listing."""
     stem, _, ending = name.rpartition(".")
     return bool(stem) and ending.lower() in _ENDINGS
 
