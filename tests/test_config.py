@@ -11,6 +11,8 @@ from pathlib import Path
 
 import lightning as L
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hydra.utils import get_class, get_method
@@ -69,6 +71,16 @@ def fruit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _as_parquet(fruit: Path, to: Path) -> Path:
+    folder = to / "parquet fruit"
+    folder.mkdir(exist_ok=True)
+    files = sorted(fruit.glob("*/*.png"))
+    rows = [{"image": {"bytes": f.read_bytes(), "path": f.name}, "label": int(f.parent.name == "pear")} for f in files]
+    for split, chosen in (("train", rows[::2] + rows[1::4]), ("test", rows[3::4])):
+        pq.write_table(pa.Table.from_pylist(chosen), folder / f"{split}-0.parquet")
+    return folder
+
+
 @pytest.fixture
 def data_at_hand(fruit: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """Small stand-ins for data that would have to be there; further overrides by data set."""
@@ -82,6 +94,7 @@ def data_at_hand(fruit: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list
     monkeypatch.setattr(StandardSource, "stored_as", lambda self: "stand-in")
     return {
         "image_folder": [f"dataset.root={fruit}"],
+        "parquet": [f"dataset.root={_as_parquet(fruit, fruit.parent)}", f"data_dir={fruit.parent}"],
         "procedural": ["++dataset.source.n_train=600", "++dataset.source.n_test=200"],
     }
 
@@ -155,7 +168,8 @@ def test_model_keys_are_its_arguments(composed: Compose, option: str) -> None:
 
 @options("recipe", "base")
 def test_recipe(composed: Compose, data_at_hand: dict[str, list[str]], option: str) -> None:
-    job = prepare(composed(f"recipe={option}", "dataset=procedural", *data_at_hand["procedural"]))
+    cfg = composed(f"recipe={option}", "dataset=procedural", "guard.max_drop=null", *data_at_hand["procedural"])
+    job = prepare(cfg)
     weight = torch.nn.Parameter(torch.ones(2, 2))
     optimizer = job.optimisation.optimizer([weight])
     if job.optimisation.schedule:
@@ -174,6 +188,15 @@ def test_recipe(composed: Compose, data_at_hand: dict[str, list[str]], option: s
         assert augmented.shape == images.shape
         assert torch.equal(augmented[keep], images[keep])
         assert not torch.equal(augmented[~keep], images[~keep])
+
+
+@options("dataset")
+def test_embedding_has_the_batches_and_augmentation_of_the_data_set(composed: Compose, option: str) -> None:
+    own, embed = composed(f"dataset={option}").recipe, composed(f"dataset={option}", "recipe=embed").recipe
+    assert embed.augment == own.augment
+    assert embed.batch_size == own.batch_size
+    assert embed.optimizer != own.optimizer
+    assert embed.schedule is None
 
 
 def test_recipe_base_wants_an_optimizer(composed: Compose) -> None:

@@ -56,7 +56,23 @@ _NOT_IN_FINGERPRINT = {
         "default_root_dir",
     ),
 }
-_PLACES = ("data_dir", "root", "download")
+#: Where data lie, and what is done about broken ones: what they are in the end is in the source's identity.
+_PLACES = ("data_dir", "root", "download", "broken")
+
+
+@dataclass(frozen=True)
+class Start:
+    """A trained model that a training begins from.
+
+    Attributes:
+        weights: file of its weights.
+        digest: SHA-256 of that file.
+        run: name of the finished run that it is, if it is one of ours.
+    """
+
+    weights: Path
+    digest: str
+    run: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +87,9 @@ class Job:
         labels: source classes and labels of marks.
         maker: makes the triggers; ``None`` without a watermark.
         scheme: the watermark's common options.
-        net: the network with its initial weights, taking images in [0, 1].
+        start: what it begins from; ``None``: from random weights.
+        net: the network with its initial weights (random; whoever trains loads those of ``start``), taking images in
+            [0, 1].
         optimisation: how it is trained.
         precision: the arithmetic chosen.
         device: ``cpu``, ``cuda`` or ``mps``.
@@ -87,6 +105,7 @@ class Job:
     labels: Labels
     maker: TriggerMaker | None
     scheme: Scheme
+    start: Start | None
     net: nn.Module
     optimisation: Optimisation
     precision: str
@@ -135,13 +154,14 @@ class Job:
         )
 
 
-def prepare(cfg: DictConfig, writes: bool = True, secret: Secret | None = None) -> Job:
+def prepare(cfg: DictConfig, writes: bool = True, secret: Secret | None = None, start: Start | None = None) -> Job:
     """Settles a job: cheap checks first, then labels, nothing written.
 
     Args:
         cfg: composed from ``conf/train.yaml``.
         writes: whether something is going to be written to ``runs_dir``.
         secret: the owner's; ``None``: that of a study, which follows from the seed.
+        start: what training begins from; ``None``: random weights, which follow from the seed.
 
     Raises:
         UserError: for every mistake of the user's that can be seen before training.
@@ -152,6 +172,13 @@ def prepare(cfg: DictConfig, writes: bool = True, secret: Secret | None = None) 
     device = device_type(cfg.trainer.get("accelerator", "auto"))
     precision = resolve_precision(cfg.trainer.get("precision", "auto"), device)
     _check_numbers(cfg)
+    if cfg.guard.max_drop is not None:
+        setting(cfg.guard.max_drop, "guard.max_drop", float, 0, 1)
+        if start is None:
+            right = "start=RUN, a finished run or a file of weights; or guard.max_drop=null"
+            raise UserError(
+                "guard.max_drop", "there is no accuracy to keep: training begins from random weights", right
+            )
     optimisation = _optimisation(cfg)
     if secret is not None and cfg.watermark.get("_target_") is None:
         raise UserError("key", "there is no key without a watermark", "watermark=noise, or no key")
@@ -173,6 +200,10 @@ def prepare(cfg: DictConfig, writes: bool = True, secret: Secret | None = None) 
     identity = _identity(cfg, source, plan.watermark, precision)
     if secret is not None:  # that of a study follows from the seed
         identity["key"] = secret.name()
+    if start is not None:
+        identity["start"] = start.digest
+    if cfg.guard.max_drop is not None:
+        identity["guard"] = float(cfg.guard.max_drop)
     name = f"{cfg.dataset.name}-{_last(cfg.watermark)}-{_last(cfg.model)}-s{seed}-{fingerprint(identity)}"
     folder = Path(cfg.runs_dir).absolute() / name
     cfg.auto.update(run_dir=str(folder), name=name, group=_group(cfg), tags=_tags(cfg))
@@ -184,6 +215,7 @@ def prepare(cfg: DictConfig, writes: bool = True, secret: Secret | None = None) 
         plan.labels,
         maker,
         scheme,
+        start,
         net,
         optimisation,
         precision,
@@ -269,7 +301,8 @@ def _check_numbers(cfg: DictConfig) -> None:
 
 def _bytes_needed(net: nn.Module) -> int:
     weights: int = sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
-    return 8 * weights + 2**24  # weights; old and new resume point with up to two moments each; logs and pictures
+    # Weights; old and new resume point, each with up to two moments and the weights that a guard keeps; logs, pictures.
+    return 10 * weights + 2**24
 
 
 def _identity(cfg: DictConfig, source: Source, watermark: Watermark | None, precision: str) -> dict[str, Any]:
@@ -290,7 +323,7 @@ def _identity(cfg: DictConfig, source: Source, watermark: Watermark | None, prec
 
 
 def portable(node: Any) -> Any:
-    """A plain config for a fingerprint. Leaves out where data lie: what they are is in the source's identity."""
+    """A plain config for a fingerprint. Leaves out where data lie."""
     if isinstance(node, Mapping):
         return {key: portable(value) for key, value in node.items() if key not in _PLACES}
     return [portable(value) for value in node] if isinstance(node, list) else node

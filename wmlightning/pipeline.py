@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import os
@@ -24,6 +25,7 @@ from wmlightning.allocator import keep_freed_memory
 from wmlightning.attacks.execution import Assault, Scene, Victim, carry_out, plain_weights, plan
 from wmlightning.callbacks import resume
 from wmlightning.callbacks.accuracy import Accuracies
+from wmlightning.callbacks.guard import AccuracyGuard
 from wmlightning.config import from_elsewhere, make, plain, unmarked_config
 from wmlightning.data.datamodule import WatermarkData
 from wmlightning.errors import UserError
@@ -35,7 +37,7 @@ from wmlightning.ownership.key import keep_key, read_key, secret_for
 from wmlightning.results.card import environment, fingerprint, read_card, write_card
 from wmlightning.results.summary import show, show_attack
 from wmlightning.seeds import role_seed
-from wmlightning.store import WEIGHTS, file_digest, load_weights, read_run, secret_of, with_task_of
+from wmlightning.store import WEIGHTS, file_digest, find_start, load_weights, read_run, secret_of, with_task_of
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -54,7 +56,10 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     keep_freed_memory()
     if cfg.victim is not None:
         return attack_found(cfg)
-    job = prepare(cfg, secret=secret_for(Path(cfg.key)) if cfg.key is not None else None)
+    start = find_start(cfg.start)
+    job = prepare(cfg, secret=secret_for(Path(cfg.key)) if cfg.key is not None else None, start=start)
+    if start is not None:
+        load_weights(job.net, start.weights, "start")
     assaults = plan(job, Victim(job.name, job.fingerprint, job.folder))
     if assaults and cfg.trainer.get("fast_dev_run"):
         raise UserError("attack", "fast_dev_run keeps no model that could be attacked", "leave one of them out")
@@ -84,6 +89,8 @@ def train(job: Job, force: bool) -> dict[str, Any]:
 
 def attack_found(cfg: DictConfig) -> dict[str, Any]:
     """Attacks a finished run or a file of weights, which ``victim`` names, without training it."""
+    if cfg.start is not None:
+        raise UserError("start", "a victim is attacked as it is", "victim or start, one of them")
     path = Path(str(cfg.victim)).expanduser().absolute()
     if path.is_dir():
         card = read_run(path, trust=plain(cfg.trust))
@@ -131,9 +138,16 @@ def carry_out_all(assaults: list[Assault], job: Job, may_train: bool) -> dict[st
 
 
 def unmarked_network(job: Job, may_train: bool) -> nn.Module | None:
-    """The network that the same command trains with ``watermark=none``; ``None`` where there is none."""
+    """The network before it was marked: what the training began from, or what ``watermark=none`` trains from scratch.
+
+    ``None`` where there is none.
+    """
     if job.maker is None or not job.cfg.judge.unmarked:
         return None
+    if job.start is not None:
+        before = copy.deepcopy(job.net)
+        load_weights(before, job.start.weights, "start")
+        return before
     cfg = job.cfg.copy()
     OmegaConf.set_struct(cfg, False)
     cfg.watermark, cfg.key = unmarked_config(), None
@@ -188,6 +202,8 @@ class Training:
             compile=cfg.recipe.compile,
         )
         self.point = resume.ResumePoint(job.folder)
+        watched = cfg.guard.max_drop is not None and not cfg.trainer.get("fast_dev_run")
+        self.guard = AccuracyGuard(cfg.guard.max_drop) if watched else None
         self.loggers = make_loggers(cfg, job.folder, job.name, "train")
         self.trainer = self._trainer()
 
@@ -195,6 +211,8 @@ class Training:
         job, options = self.job, self.job.cfg.trainer
         callbacks: list[L.Callback] = [Accuracies(job.labels.measured, job.n_groups)]
         callbacks += [make(node, f"callbacks.{key}") for key, node in (job.cfg.callbacks or {}).items()]
+        if self.guard is not None:
+            callbacks.append(self.guard)
         if not options.get("fast_dev_run"):
             callbacks.append(self.point)
         terminal = sys.stdout.isatty() and options.get("enable_progress_bar", True)
@@ -226,10 +244,9 @@ class Training:
             if trainer.is_global_zero:
                 for logger in self.loggers:
                     logger.log_hyperparams(_hyperparameters(job))
-            trainer.fit(self.module, datamodule=data, ckpt_path=going_on, weights_only=True)
-            if trainer.interrupted:
-                raise KeyboardInterrupt
-            fitted = point.history[-1] if point.history else {}
+            fitted = self._fit(data, going_on)
+            if fitted is None:
+                return {}
             trainer.test(self.module, datamodule=data, verbose=False)
             tested = {name: float(value) for name, value in trainer.callback_metrics.items()}
             status = "success"
@@ -237,6 +254,8 @@ class Training:
             finish(self.loggers, status)
         metrics = {name: value for name, value in {**fitted, **tested}.items() if "/" in name}
         card = _card(job, data, point, metrics)
+        if self.guard is not None:
+            card["guard"] = self.guard.outcome()
         if job.cfg.trainer.get("fast_dev_run"):
             Console().print("fast_dev_run: one batch of everything went through; nothing is kept")
         elif trainer.is_global_zero:
@@ -244,6 +263,26 @@ class Training:
             write_card(job.folder, card)
             (job.folder / resume.FILE).unlink(missing_ok=True)
         return card
+
+    def _fit(self, data: WatermarkData, going_on: str | None) -> dict[str, float] | None:
+        """Trains; gives the metrics of the epoch whose weights the network holds in the end.
+
+        ``None`` where a guard let no weights pass and another process tells so.
+        """
+        trainer, point, guard = self.trainer, self.point, self.guard
+        if guard is not None and going_on is None:
+            trainer.validate(self.module, datamodule=data, verbose=False)
+        trainer.fit(self.module, datamodule=data, ckpt_path=going_on, weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        if guard is None:
+            return point.history[-1] if point.history else {}
+        try:
+            return guard.settle(self.job.net, point.history)
+        except UserError:
+            if trainer.is_global_zero:
+                raise
+            return None
 
 
 def _card(job: Job, data: WatermarkData, point: resume.ResumePoint, metrics: dict[str, float]) -> dict[str, Any]:
@@ -269,17 +308,31 @@ def _card(job: Job, data: WatermarkData, point: resume.ResumePoint, metrics: dic
             "test": len(roles.attacker) + len(roles.judge),
             "triggers": len(data.watched["test"].get("trigger", ())),
             "marked": len(data.merged),
+            **_skipped(job),
         },
+        **_began(job),
         "parameters": sum(p.numel() for p in job.net.parameters()),
         "config": _hyperparameters(job),
         "environment": environment(),
     }
 
 
+def _skipped(job: Job) -> dict[str, Any]:
+    """How many pictures were left out, and the first of them."""
+    names = job.source.skipped
+    return {"skipped": {"count": len(names), "files": list(names[:20])}} if names else {}
+
+
 def _hyperparameters(job: Job) -> dict[str, Any]:
     cfg = plain(job.cfg)
     names = ("seed", "dataset", "watermark", "model", "recipe", "trainer", "tags")
-    return {**{name: cfg[name] for name in names}, "precision": job.precision, "fingerprint": job.fingerprint}
+    more = {"precision": job.precision, "fingerprint": job.fingerprint, **_began(job)}
+    return {**{name: cfg[name] for name in names}, **more}
+
+
+def _began(job: Job) -> dict[str, Any]:
+    """What the card says of the model that the training began from."""
+    return {} if job.start is None else {"start": {"run": job.start.run, "weights": job.start.digest}}
 
 
 def _clear(job: Job) -> None:

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from wmlightning.config import check_targets, from_elsewhere, make, placed
 from wmlightning.errors import UserError
-from wmlightning.job import Job, network_of, prepare
+from wmlightning.job import Job, Start, network_of, prepare
 from wmlightning.ownership.key import read_key
 from wmlightning.precision import device_type, resolve_precision
 from wmlightning.results.card import read_card
+from wmlightning.results.fields import cleaned
 from wmlightning.secret import Secret
 from wmlightning.watermarks.triggers import Triggers, no_triggers
 
@@ -100,6 +101,25 @@ def file_digest(path: Path) -> str:
     return found.hexdigest()
 
 
+def find_start(value: Any) -> Start | None:
+    """What ``start`` names: a finished run's folder, or a file of weights; nothing for ``None``.
+
+    Raises:
+        UserError: if it is neither.
+    """
+    if value is None:
+        return None
+    path = Path(str(value)).expanduser().absolute()
+    if not path.is_dir():
+        if not path.is_file():
+            raise UserError("start", f"there is no {path}", "a finished run's folder or a file of weights")
+        return Start(path, file_digest(path))
+    card = read_card(path)
+    if card is None or card.get("kind") != "train" or not (path / WEIGHTS).is_file():
+        raise UserError("start", f"no finished run in {path}", f"a folder with card.json and {WEIGHTS}")
+    return Start(path / WEIGHTS, file_digest(path / WEIGHTS), cleaned(str(card.get("name"))))
+
+
 def read_run(folder: Path, key: str = "victim", trust: Sequence[str] = ()) -> dict[str, Any]:
     """The card of a finished training, checked so that building from it runs nothing but what we ship.
 
@@ -131,6 +151,7 @@ def with_task_of(cfg: DictConfig, card: dict[str, Any]) -> DictConfig:
     for part in _TASK:
         cfg[part] = placed(config[part], str(cfg.data_dir))
     cfg.seed = config["seed"]
+    cfg.guard.max_drop = None  # watches over trainings
     kept = {key: cfg.trainer[key] for key in ("accelerator", "devices", "strategy", "precision") if key in cfg.trainer}
     if kept.get("precision") == "auto":  # as it was trained, if that can be done here
         with suppress(UserError):
@@ -246,6 +267,7 @@ def load_run(
         "data_dir": place,
         "runs_dir": str(folder.parent),
         "auto": {},
+        "guard": {"max_drop": None},
         "force": False,
         "group": None,
         "tags": [],

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from wmlightning.data.source import Source, Split
+from wmlightning.errors import UserError
 from wmlightning.seeds import generator, role_seed
 
 Mix = Literal["concat", "per_batch"]
@@ -66,8 +67,8 @@ class Loading:
     def loader(self, dataset: Dataset[Batch], sampler: Sampler[tuple[Tensor, int]], workers: bool) -> DataLoader[Batch]:
         """A DataLoader whose every item is a whole batch."""
         n = self.num_workers if workers else 0
-        return DataLoader(
-            dataset,
+        return _Loader(
+            _Telling(dataset) if n else dataset,
             sampler=sampler,
             batch_size=None,
             num_workers=n,
@@ -82,6 +83,29 @@ class Loading:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+class _Telling(Dataset[Any]):
+    """Hands over a user's mistake as an item: torch would make a RuntimeError with a worker's traceback of it."""
+
+    def __init__(self, dataset: Dataset[Batch]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, item: Any) -> Batch | UserError:
+        try:
+            return self.dataset[item]
+        except UserError as error:
+            return error
+
+
+class _Loader(DataLoader[Batch]):
+    """Raises mistakes that workers hand over."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
 
 
 class TrainPlan(Sampler[tuple[Tensor, int]]):

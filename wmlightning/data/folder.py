@@ -3,49 +3,43 @@
 from __future__ import annotations
 
 import hashlib
-import struct
-import zlib
+import os
+import warnings
+from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+from wmlightning.data.broken import BROKEN_PICTURE, find_broken, find_broken_once, read_header, refuse
+from wmlightning.data.listing import Entry, Listing, list_pictures
 from wmlightning.data.source import SPLITS, Source, Split
-from wmlightning.errors import UserError
+from wmlightning.errors import UserError, listed
 
-_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-#: What Pillow raises for files that are no picture, are damaged, or claim a size that no memory holds.
-BROKEN_PICTURE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    LookupError,
-    ArithmeticError,
-    TypeError,
-    NotImplementedError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 _MEMORY_LIMIT = 2 * 2**30  # bytes of pixels that in_memory=auto is willing to hold
 
 
 class ImageFolder(Source):
     """Class folders below ``root/train`` and ``root/test``, or below ``root`` alone.
 
-    Without ``train`` and ``test`` folders every fifth image of a class is a test image. Pictures are scaled to
-    cover the square and cropped at the centre.
+    Without ``train`` and ``test`` folders every fifth image of a class is a test image. Pictures are turned as their
+    camera noted, scaled to cover the square and cropped at the centre.
+
+    Files that are no whole pictures are refused or skipped. To refuse, empty files and, where pictures are streamed,
+    headers are looked at before training; what breaks further on ends the training when it is reached. To skip, every
+    picture is decoded once (the next run remembers), and the broken ones count as if they were not there, except that
+    the others stay in the split that they are in.
 
     Args:
         root: the folder.
         size: height and width that images are resized to, in pixels.
         channels: 1 (grey) or 3 (colour).
         in_memory: ``true``, ``false`` (read by worker processes), or ``auto``: if all pixels take at most 2 GiB.
+        broken: ``refuse`` or ``skip``.
         name: name of the data set.
     """
 
@@ -55,6 +49,7 @@ class ImageFolder(Source):
         size: int = 32,
         channels: int = 3,
         in_memory: bool | Literal["auto"] = "auto",
+        broken: Literal["refuse", "skip"] = "refuse",
         name: str = "image_folder",
     ) -> None:
         if root is None:
@@ -63,15 +58,16 @@ class ImageFolder(Source):
             raise UserError("dataset.channels", f"{channels} channels", "1 (grey) or 3 (colour)")
         if size < 1:
             raise UserError("dataset.size", f"{size} pixels", "a positive number")
+        if broken not in ("refuse", "skip"):
+            raise UserError("dataset.broken", f"{broken!r} is unknown", "refuse or skip")
         self.root = Path(root)
+        self.broken = broken
         classes = sorted(p.name for p in self._split_root("train").iterdir() if p.is_dir())
         if len(classes) < 2:
             raise UserError("dataset.root", f"{len(classes)} class folders in {root}", "two or more are needed")
         super().__init__(name, classes, (channels, size, size))
-        self._files: dict[Split, list[tuple[Path, int]]] = {}
-        self._pixels: dict[Split, Tensor] = {}
-        count = len(self._list("train")) + len(self._list("test"))
-        fits = count * channels * size * size <= _MEMORY_LIMIT
+        self._all = {split: self._list(split) for split in SPLITS}
+        fits = sum(map(len, self._all.values())) * channels * size * size <= _MEMORY_LIMIT
         self.in_memory = fits if in_memory == "auto" else in_memory
 
     def _has_splits(self) -> bool:
@@ -83,23 +79,57 @@ class ImageFolder(Source):
             raise UserError("dataset.root", f"{folder} is no folder", "name a folder with one sub-folder a class")
         return folder
 
-    def _list(self, split: Split) -> list[tuple[Path, int]]:
-        if split not in self._files:
-            found: list[tuple[Path, int]] = []
-            for number, name in enumerate(self.classes):
-                folder = self._split_root(split) / name
-                files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _ENDINGS)
-                if not self._has_splits():
-                    files = [p for i, p in enumerate(files) if (i % 5 == 4) == (split == "test")]
-                if not files:
-                    raise UserError("dataset.root", f"no {split} images in {folder}", "every class needs some")
-                found += [(file, number) for file in files]
-            self._files[split] = found
-        return self._files[split]
+    def _list(self, split: Split) -> Listing:
+        found: list[tuple[Entry, int]] = []
+        for number, name in enumerate(self.classes):
+            files = list_pictures(self._split_root(split) / name, self.root)
+            if not self._has_splits():
+                files = [file for i, file in enumerate(files) if (i % 5 == 4) == (split == "test")]
+            found += [(file, number) for file in files]
+        listing = Listing(found)
+        self._check_classes(split, listing)
+        return listing
+
+    def _check_classes(self, split: Split, files: Listing) -> None:
+        counts = np.bincount(files.labels, minlength=len(self.classes))
+        if not counts.all():
+            folder = self._split_root(split) / self.classes[int(counts.argmin())]
+            raise UserError("dataset.root", f"no {split} images in {folder}", "every class needs some")
+
+    @cached_property
+    def _files(self) -> dict[Split, Listing]:
+        """The files that are used, once it is known which ones are broken."""
+        both = [(split, self._all[split]) for split in SPLITS]
+        if self.broken == "skip":
+            read = partial(_read, shape=self.shape)
+            bad = {split: find_broken_once(self.root, files, read, split) for split, files in both}
+        elif self.in_memory:  # headers are read with the rest, before training
+            bad = {split: np.flatnonzero(files.sizes == 0).tolist() for split, files in both}
+        else:
+            bad = {split: find_broken(self.root, files, read_header) for split, files in both}
+        names = tuple(files[i] for split, files in both for i in bad[split])
+        if not names:
+            return self._all
+        if self.broken == "refuse":
+            raise refuse(self.root, names)
+        self.skipped = names
+        warnings.warn(f"{len(names)} broken pictures in {self.root} are skipped: {listed(names, most=3)}", stacklevel=2)
+        kept = {split: files.without(bad[split]) for split, files in both}
+        for split, files in kept.items():
+            self._check_classes(split, files)
+        return kept
 
     def labels(self, split: Split) -> Tensor:
-        """See :meth:`Source.labels`."""
-        return torch.tensor([label for _, label in self._list(split)])
+        """See :meth:`Source.labels`.
+
+        Raises:
+            UserError: naming the files that are no readable images, as far as that is found out before training.
+        """
+        return torch.from_numpy(self._files[split].labels)
+
+    @cached_property
+    def _pixels(self) -> dict[Split, Tensor]:
+        return {split: self._decode(list(self._files[split])) for split in SPLITS}
 
     def images(self, split: Split, index: Tensor) -> Tensor:
         """See :meth:`Source.images`.
@@ -108,37 +138,46 @@ class ImageFolder(Source):
             UserError: naming the file, if it is no readable image.
         """
         if self.in_memory:
-            if split not in self._pixels:
-                self._pixels[split] = self._decode([file for file, _ in self._list(split)])
             return self._pixels[split].index_select(0, index)
-        files = self._list(split)
-        return self._decode([files[i][0] for i in index.tolist()])
+        files = self._files[split]
+        return self._decode([files[i] for i in index.tolist()])
 
-    def _decode(self, files: list[Path]) -> Tensor:
-        pixels = torch.empty((len(files), *self.shape), dtype=torch.uint8)
-        for i, file in enumerate(files):
+    def _decode(self, names: Sequence[str]) -> Tensor:
+        pixels = torch.empty((len(names), *self.shape), dtype=torch.uint8)
+        broken = []
+        for i, name in enumerate(names):
             try:
-                with Image.open(file) as image:
-                    pixels[i] = fit_image(image, self.shape)
-            except BROKEN_PICTURE as error:
-                raise UserError("dataset.root", f"{file} is no readable image", "mend or remove it") from error
+                pixels[i] = _read(self.root / name, self.shape)
+            except BROKEN_PICTURE:
+                broken.append(name)
+        if broken:
+            raise refuse(self.root, broken)
         return pixels
 
     def identity(self) -> dict[str, str | int]:
-        """See :meth:`Source.identity`; files are told apart by path and size."""
+        """See :meth:`Source.identity`; files are told apart by path and size, and so are those that are skipped."""
         digest = hashlib.sha256()
         for split in SPLITS:
-            for file, _ in self._list(split):
-                digest.update(f"{file.relative_to(self.root)} {file.stat().st_size}\n".encode())
-        return {**super().identity(), "files": digest.hexdigest()[:16]}
+            files = self._files[split]
+            for name, size in zip(files, files.sizes.tolist(), strict=True):
+                digest.update(os.fsencode(f"{name} {size}\n"))
+        found = {**super().identity(), "files": digest.hexdigest()[:16]}
+        if self.skipped:
+            found["without"] = hashlib.sha256(os.fsencode("\n".join(self.skipped))).hexdigest()[:16]
+        return found
 
     def stored_as(self) -> str:
         """See :meth:`Source.stored_as`."""
         return "image files"
 
 
+def _read(file: Path, shape: tuple[int, int, int]) -> Tensor:
+    with Image.open(file) as image:
+        return fit_image(image, shape)
+
+
 def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
-    """Scales a picture to cover ``(h, w)``, crops it at the centre, and gives it the wanted channels.
+    """Turns a picture upright, scales it to cover ``(h, w)``, crops it at the centre, and gives it the wanted channels.
 
     Pillow's resampling works in fixed-point arithmetic, so that the bytes do not depend on the platform.
 
@@ -150,6 +189,7 @@ def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
         uint8 ``(c, h, w)``.
     """
     c, h, w = shape
+    image = upright(image)
     if image.mode.startswith("I;16"):  # 16 bits a pixel, which convert() would clip instead of scale
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     image = image.convert("L" if c == 1 else "RGB")
@@ -157,6 +197,15 @@ def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
         image = ImageOps.fit(image, (w, h), Image.Resampling.BICUBIC)
     pixels = np.array(image)
     return torch.from_numpy(pixels[None] if c == 1 else pixels.transpose(2, 0, 1).copy())
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as it was seen: cameras store it as the sensor lies and note how to turn it (EXIF orientation)."""
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except BROKEN_PICTURE:  # spoiled notes do not spoil the picture
+        return image
+    return ImageOps.exif_transpose(image) if turned else image
 
 
 def fit_images(images: Tensor, shape: tuple[int, int, int]) -> Tensor:

@@ -30,6 +30,8 @@ class Source(ABC):
 
     #: Images lie in memory: batches are indexed directly instead of being read by worker processes.
     in_memory = True
+    #: Names of what was left out because it is broken.
+    skipped: tuple[str, ...] = ()
 
     def __init__(self, name: str, classes: Sequence[str], shape: Sequence[int]) -> None:
         self.name = name

@@ -45,8 +45,8 @@ def _split_by_class(labels: Tensor, share: float, draw: torch.Generator) -> tupl
     """Draws ``share`` of each class; returns the drawn indices and the rest, both sorted."""
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     order = torch.randperm(len(labels), generator=draw)
-    for label in torch.unique(labels).tolist():
-        members = order[labels[order] == label]
+    by_class = order[torch.argsort(labels[order], stable=True)]  # one pass, however many classes there are
+    for members in torch.split(by_class, torch.unique(labels, return_counts=True)[1].tolist()):
         chosen[members[: round(len(members) * share)]] = True
     index = torch.arange(len(labels))
     return index[chosen], index[~chosen]

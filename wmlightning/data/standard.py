@@ -15,7 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wmlightning.data.folder import BROKEN_PICTURE, fit_image
+from wmlightning.data.broken import BROKEN_PICTURE
+from wmlightning.data.folder import fit_image, upright
+from wmlightning.data.parquet import image_and_label
 from wmlightning.data.source import MemorySource, Split
 from wmlightning.errors import UserError
 
@@ -107,16 +109,8 @@ _UNREADABLE = (*BROKEN_PICTURE, RuntimeError, AssertionError, NameError, pa.Arro
 _ELSE = "set data_dir (or WML_DATA_DIR) to where it lies; dataset=mnist5k needs no download"
 
 
-def _columns(schema: pa.Schema) -> tuple[str, str]:
-    images = [f.name for f in schema if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
-    labels = [f.name for f in schema if pa.types.is_integer(f.type)]
-    if not images or not labels:
-        raise ValueError(f"no image struct or no integer label among the columns {schema.names}")
-    return images[0], labels[0]
-
-
 def _image_format(file: Path) -> str:
-    images, _ = _columns(pq.read_schema(file))
+    images, _ = image_and_label(pq.read_schema(file))
     first = next(pq.ParquetFile(file).iter_batches(1, columns=[images])).column(0)[0].as_py()["bytes"]
     return str(Image.open(io.BytesIO(first)).format)
 
@@ -128,11 +122,12 @@ def _read_parquet(files: tuple[str, ...], channels: int) -> tuple[Tensor, Tensor
     at = 0
     n = sum(pq.read_metadata(file).num_rows for file in files)
     for file in files:
-        image_column, label_column = _columns(pq.read_schema(file))
+        image_column, label_column = image_and_label(pq.read_schema(file))
         for batch in pq.ParquetFile(file).iter_batches(2000, columns=[image_column, label_column]):
             labels.append(torch.from_numpy(batch.column(label_column).to_numpy().astype(np.int64)))
             for content in batch.column(image_column).field("bytes"):
-                with Image.open(io.BytesIO(content.as_buffer())) as image:
+                with Image.open(io.BytesIO(content.as_buffer())) as stored:
+                    image = upright(stored)
                     shape = (channels, image.height, image.width)
                     if pixels is None:
                         pixels = torch.empty((n, *shape), dtype=torch.uint8)

@@ -86,7 +86,7 @@ def _common(card: Fields) -> Row:
         **_EMPTY,
         "dataset": config.part("dataset").text("name"),
         "watermark": name,
-        "key": "" if name == "none" else key_name(watermark),
+        "key": _key(card, "" if name == "none" else key_name(watermark)),
         "model": _last_part(config.part("model"), ""),
         "seed": seed,
         "precision": card.text("precision", ""),
@@ -94,6 +94,11 @@ def _common(card: Fields) -> Row:
         "group": card.text("group", ""),
         "name": card.text("name", ""),
     }
+
+
+def _key(card: Fields, key: str) -> str:
+    """What begins from a trained model is another thing than what is trained from scratch, in every table."""
+    return ", ".join(filter(None, (key, "into a trained model" if card.part("config").has("start") else "")))
 
 
 def _accuracies(metrics: Fields, prefix: str) -> Row:

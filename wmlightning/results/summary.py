@@ -34,7 +34,17 @@ def show(card: dict[str, Any], folder: Path, console: Console | None = None) -> 
     seconds = card["seconds"]["train"]
     how = f"{card['epochs']} epochs in {seconds:.0f} s, {card['precision']} on {card['device']}"
     console.print(f"data: {card['data']['train']} training images ({card['data']['stored_as']}); {how}")
+    if guard := card.get("guard"):
+        console.print(_guarded(guard, card["epochs"]), highlight=False)
     console.print(f"results: {folder}", markup=False)
+
+
+def _guarded(guard: dict[str, Any], epochs: int) -> str:
+    was, now = (f"{100 * guard[name]:.2f}" for name in ("clean_acc_before", "clean_acc"))
+    line = f"guard: clean validation accuracy {was} % before, {now} % now (may fall by {100 * guard['max_drop']:g})"
+    if guard["stopped"]:
+        line += f"; stopped in epoch {epochs}, back to the weights of epoch {guard['epochs_kept']}"
+    return line
 
 
 _SCORES = (("correlation with the marks", "", "score"), ("structural similarity", "ssim_", "ssim"))

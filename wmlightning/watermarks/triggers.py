@@ -101,6 +101,9 @@ class TriggerMaker:
             right = f"at most {there} (or another source_class)"
             raise UserError("watermark.n_triggers", f"{self.n} triggers, but {whose} has {there} images", right)
         there = len(self._pool("test", self.roles.judge))
+        if not there:
+            right = "another class, or more test images: half of them are for new triggers"
+            raise UserError("watermark.source_class", f"{whose} has too few test images", right)
         if (self.scheme.n_new or 1) > there:
             wrong = f"{self.scheme.n_new or 1} new triggers, but {whose} has {there} images to make them from"
             raise UserError("watermark.n_new", wrong, f"at most {there}")

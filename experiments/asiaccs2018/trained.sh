@@ -1,0 +1,19 @@
+#!/bin/sh
+# Watermarks into models that are already trained: the unmarked models of run.sh (found, or trained here), and three keys
+# for each. Finished runs are not repeated.
+set -eu
+cd "$(dirname "$0")/../.."
+PYTHON=${PYTHON:-.venv/bin/python}
+STARTS=${STARTS:-runs/embedding}
+for seed in ${SEEDS:-0}; do
+  for dataset in ${DATASETS:-mnist cifar10}; do
+    WML_RUNS_DIR="$STARTS" "$PYTHON" train.py dataset="$dataset" watermark=none seed="$seed"
+    start=$(ls -d "$STARTS/$dataset-none-"*"-s$seed-"*)
+    for key in "noise experiment=embedding/negatives" "content experiment=embedding/negatives" \
+        "noise experiment=embedding/marks"; do
+      # shellcheck disable=SC2086
+      WML_RUNS_DIR="${WML_RUNS_DIR:-runs/trained}" "$PYTHON" train.py dataset="$dataset" seed="$seed" \
+        start="$start" recipe=embed watermark=$key || echo "not kept: $dataset $key seed=$seed" >&2
+    done
+  done
+done

@@ -1,0 +1,132 @@
+"""The guard on made-up accuracies: what is kept, when it stops, and what survives a kill."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.helpers import heavy, random_source, tiny_data, tiny_module, tiny_net, tiny_trainer
+from wmlightning.callbacks.guard import AccuracyGuard
+from wmlightning.callbacks.resume import FILE, ResumePoint
+from wmlightning.errors import UserError
+
+
+class Script(L.Callback):
+    """Says what the accuracies are, the first before training; and in each epoch writes its number into the weights."""
+
+    def __init__(self, accuracies: list[float]) -> None:
+        self.accuracies = accuracies
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        training = trainer.state.fn == "fit"
+        number = trainer.current_epoch + 1 if training else 0
+        if training:
+            with torch.no_grad():
+                pl_module.net[1].bias.fill_(float(number))  # type: ignore[union-attr,index]
+        pl_module.log_dict({"val/clean_acc": self.accuracies[number], "val/trigger_acc": number / 10})
+
+
+def watched(
+    guard: AccuracyGuard, accuracies: list[float], folder: Path, ckpt: str | None = None, **options: Any
+) -> Any:
+    """Trains as many epochs as there are accuracies; gives the network and the resume point."""
+    net = tiny_net(1, 12, 4)
+    module, point = tiny_module(net, lr=0.001), ResumePoint(folder)
+    given_to = {"max_epochs": len(accuracies) - 1, "enable_checkpointing": True, "default_root_dir": folder, **options}
+    trainer = tiny_trainer(callbacks=[Script(accuracies), guard, point], **given_to)
+    data = tiny_data(random_source())
+    if ckpt is None:
+        trainer.validate(module, datamodule=data, verbose=False)
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
+    return net, point
+
+
+@heavy
+@given(
+    accuracies=st.lists(st.integers(0, 20).map(lambda n: n / 20), min_size=2, max_size=6),
+    max_drop=st.integers(0, 10).map(lambda n: n / 20),
+)
+def test_the_last_weights_before_the_first_that_fell_too_far_are_kept(
+    tmp_path_factory: pytest.TempPathFactory, accuracies: list[float], max_drop: float
+) -> None:
+    guard = AccuracyGuard(max_drop)
+    net, point = watched(guard, accuracies, tmp_path_factory.mktemp("guard"))
+    fell = [i for i, accuracy in enumerate(accuracies[1:]) if round(20 * (accuracies[0] - accuracy - max_drop)) > 0]
+    good = fell[0] if fell else len(accuracies) - 1  # epochs before the first that was not
+    assert len(point.history) == min(good + 1, len(accuracies) - 1), "it stops with the first epoch that is not good"
+    if not good:
+        with pytest.raises(UserError, match=r"^guard\.max_drop: clean validation accuracy fell from .* at once; no"):
+            guard.settle(net, point.history)
+        return
+    metrics = guard.settle(net, point.history)
+    assert (net[1].bias == good).all()
+    assert metrics["val/clean_acc"] == pytest.approx(accuracies[good])
+    assert metrics["val/trigger_acc"] == pytest.approx(good / 10)
+    assert metrics["epoch"] == good - 1
+    assert guard.outcome() == {
+        "max_drop": max_drop,
+        "clean_acc_before": pytest.approx(accuracies[0]),
+        "clean_acc": pytest.approx(accuracies[good]),
+        "stopped": bool(fell),
+        "epochs_kept": good,
+    }
+
+
+def test_a_fall_by_exactly_what_is_allowed_is_allowed(tmp_path: Path) -> None:
+    guard = AccuracyGuard(0.01)
+    watched(guard, [0.98, 0.97], tmp_path)
+    assert not guard.stopped
+    guard = AccuracyGuard(0.01)
+    watched(guard, [0.98, 0.9699], tmp_path)
+    assert guard.stopped
+
+
+def test_it_stays_stopped_when_the_training_goes_on_after_a_kill(tmp_path: Path) -> None:
+    accuracies = [0.9, 0.9, 0.5, 0.9, 0.9]
+    watched(AccuracyGuard(0.1), accuracies, tmp_path)  # killed before anything was settled
+    again = AccuracyGuard(0.1)
+    net, point = watched(again, accuracies, tmp_path, ckpt=str(tmp_path / FILE))
+    assert len(point.history) == 2, "no epoch after the one it stopped in"
+    again.settle(net, point.history)
+    assert (net[1].bias == 1).all()
+    assert again.outcome()["clean_acc_before"] == pytest.approx(0.9)
+
+
+def test_what_it_knows_loads_without_running_code(tmp_path: Path) -> None:
+    guard = AccuracyGuard(0.1)
+    watched(guard, [0.9, 0.9, 0.85], tmp_path)
+    file = io.BytesIO()
+    torch.save(guard.state_dict(), file)
+    file.seek(0)
+    other = AccuracyGuard(0.1)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert other.outcome() == guard.outcome()
+
+
+def test_epochs_without_validation_do_not_count(tmp_path: Path) -> None:
+    guard = AccuracyGuard(0.1)
+    net, point = watched(guard, [0.9, 0.0, 0.9, 0.9], tmp_path, check_val_every_n_epoch=2)
+    guard.settle(net, point.history)
+    assert guard.outcome()["epochs_kept"] == 2
+    guard = AccuracyGuard(0.1)
+    net, point = watched(guard, [0.9, 0.9], tmp_path / "never", check_val_every_n_epoch=2)
+    with pytest.raises(UserError, match="no epoch was validated"):
+        guard.settle(net, point.history)
+
+
+def test_without_validation_images_it_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no clean image is validated on"):
+        watched(AccuracyGuard(0.1), [0.9, 0.9], tmp_path, limit_val_batches=0)
+
+
+@pytest.mark.parametrize("wrong", [-0.001, 1.001, float("nan"), float("inf"), "much", True, None])
+def test_what_is_no_share_is_refused(wrong: Any) -> None:
+    with pytest.raises(UserError, match=r"^guard\.max_drop: "):
+        AccuracyGuard(wrong)
