@@ -38,7 +38,7 @@ types: setup
 	$(BIN)/mypy
 
 docs: setup
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # What would be uploaded: the source archive, the wheel made from it, and whether the index would take them.
 dist: setup

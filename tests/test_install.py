@@ -175,7 +175,9 @@ def test_wheel_from_a_clone(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    run(sys.executable, "-m", "build", "--quiet", "--no-isolation", "--outdir", dist, source)  # the wheel from the archive
+    run(
+        sys.executable, "-m", "build", "--quiet", "--no-isolation", "--outdir", dist, source
+    )  # the wheel from the archive
     run(sys.executable, "-m", "twine", "check", "--strict", *sorted(dist.iterdir()))
     (wheel,) = dist.glob("*.whl")
     (archive,) = dist.glob("*.tar.gz")
