@@ -132,6 +132,7 @@ def test_code_that_is_not_there_is_told(main: Main, small: list[str], mine: Path
     (mine / "patch.py").unlink()
     (line,) = main(f"--config-dir={mine}", "watermark=patch", *small).errors
     assert line.startswith("error: watermark: cannot make patch.Patch: ")
+    assert "No module named 'patch'" in line
     assert not runs.exists()
 
 

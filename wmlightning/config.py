@@ -46,7 +46,7 @@ def make(node: Any, key: str, **arguments: Any) -> Any:
                 raise cause from error
             cause = cause.__cause__
         target = OmegaConf.select(node, "_target_") if isinstance(node, DictConfig) else None
-        reason = str(error.__cause__ or error).splitlines()[0]
+        reason = " ".join(str(error.__cause__ or error).splitlines()[:2])  # Hydra's second line says why
         raise UserError(key, f"cannot make {target}: {reason}", "check _target_ and its arguments") from error
 
 
