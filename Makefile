@@ -1,4 +1,4 @@
-# make setup | train | test | test-all | lint | types | bench | results | report | reproduce
+# make setup | train | test | test-all | lint | types | docs | dist | bench | results | report | reproduce
 SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DONE := $(VENV)/.up-to-date
 BUSY := $(VENV)/.installing
 
-.PHONY: setup train test test-all lint types check bench results report reproduce clean
+.PHONY: setup train test test-all lint types docs dist check bench results report reproduce clean
 
 # Does nothing when pyproject.toml is older than the last finished installation. An installation that was
 # stopped half-way leaves its mark behind and is made anew, since pip cannot tell half a package from a whole one.
@@ -32,11 +32,21 @@ test-all: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 types: setup
 	$(BIN)/mypy
 
-check: lint types test
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# What would be uploaded: the source archive, the wheel made from it, and whether the index would take them.
+dist: setup
+	rm -rf dist
+	$(BIN)/python -m build --quiet --no-isolation .
+	$(BIN)/twine check --strict dist/*
+
+check: lint types docs test
 
 bench: setup
 	$(BIN)/python experiments/bench/throughput.py $(ARGS)
@@ -54,4 +64,4 @@ reproduce: setup
 	sh experiments/asiaccs2018/run.sh
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

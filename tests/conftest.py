@@ -113,23 +113,21 @@ def runs(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def main(
+def in_process(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., Outcome]:
-    """The command inside this process: everything but the six seconds that a process needs to import torch."""
-    from wmlightning.cli import train as command
-
+    """A command inside this process: everything but the six seconds that a process needs to import torch."""
     for name in [name for name in os.environ if name.startswith(("WANDB_", "WML_", "HYDRA_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WML_RUNS_DIR", str(runs))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
 
-    def go(*arguments: str) -> Outcome:
+    def go(command: Callable[[], None], *arguments: str) -> Outcome:
         capfd.readouterr()
         # Hydra would hang its log handlers onto this process for good.
         quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *quiet])
+        monkeypatch.setattr(sys, "argv", ["command", *arguments, *quiet])
         code = 0
         try:
             command()
@@ -139,6 +137,22 @@ def main(
         return Outcome(code, out, err)
 
     return go
+
+
+@pytest.fixture
+def main(in_process: Callable[..., Outcome]) -> Callable[..., Outcome]:
+    """``python train.py``, see ``in_process``."""
+    from wmlightning.cli import train as command
+
+    return lambda *arguments: in_process(command, *arguments)
+
+
+@pytest.fixture
+def verify(in_process: Callable[..., Outcome]) -> Callable[..., Outcome]:
+    """``python verify.py``, see ``in_process``."""
+    from wmlightning.cli import verify as command
+
+    return lambda *arguments: in_process(command, *arguments)
 
 
 @pytest.fixture

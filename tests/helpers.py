@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -23,6 +21,7 @@ from wmlightning.data.splits import Roles, assign_roles
 from wmlightning.job import Job, prepare
 from wmlightning.models.classifier import Classifier, Optimisation
 from wmlightning.secret import Secret
+from wmlightning.testing.bench import digest
 from wmlightning.watermarks.base import Mark, MarkingWatermark, PictureWatermark
 from wmlightning.watermarks.content import Content
 from wmlightning.watermarks.noise import Noise
@@ -139,29 +138,9 @@ def all_sets(triggers: Triggers) -> dict[str, ImageSet]:
     return {name: getattr(triggers, name) for name in names}
 
 
-def digest(*tensors: Tensor) -> str:
-    """sha256 over dtypes, shapes and bytes."""
-    total = hashlib.sha256()
-    for tensor in tensors:
-        array = np.ascontiguousarray(tensor.numpy())
-        total.update(f"{array.dtype.newbyteorder('<').str}{array.shape}".encode())
-        total.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
-    return total.hexdigest()
-
-
 def digest_triggers(triggers: Triggers) -> str:
     sets = all_sets(triggers).values()
     return digest(*(part for s in sets for part in (s.images, s.labels, s.groups)))
-
-
-def digests_of_leaves(secret: Secret = SECRET) -> dict[str, str]:
-    """One digest for each watermark: what a fresh process must find again."""
-    found = {}
-    for name, watermark in leaves().items():
-        source = random_source(shape=(1, 20, 20))
-        maker, _, _ = maker_of(watermark, source, secret, n_triggers=9, n_marks=2, n_decoys=3)
-        found[name] = digest_triggers(maker.make())
-    return found
 
 
 def job_of(runs: Path, *overrides: str) -> Job:

@@ -9,11 +9,14 @@ import stat
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import time
 import venv
 from pathlib import Path
 
 import pytest
+
+from tests.howto import write_samples
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -152,9 +155,9 @@ def test_setup_after_a_stop_while_the_environment_was_made(clone: Clone) -> None
 
 
 @pytest.mark.slow
-def test_pip_install_from_a_clone(tmp_path: Path) -> None:
-    """Installed from what a clone has, in an environment that lends the dependencies but not this checkout."""
-    source, home, empty = tmp_path / "source", tmp_path / "env", tmp_path / "empty"
+def test_wheel_from_a_clone(tmp_path: Path) -> None:
+    """Built from what a clone has, installed in an environment that lends the dependencies but not this checkout."""
+    source, home, empty, dist = (tmp_path / name for name in ("source", "env", "empty", "dist"))
     for file in git_files():
         (source / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPO / file, source / file)
@@ -172,8 +175,16 @@ def test_pip_install_from_a_clone(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return done.stdout
 
+    run(
+        sys.executable, "-m", "build", "--quiet", "--no-isolation", "--outdir", dist, source
+    )  # the wheel from the archive
+    run(sys.executable, "-m", "twine", "check", "--strict", *sorted(dist.iterdir()))
+    (wheel,) = dist.glob("*.whl")
+    (archive,) = dist.glob("*.tar.gz")
     quiet = ["--quiet", "--disable-pip-version-check", "--no-deps", "--ignore-installed"]
-    run(python, "-m", "pip", "install", *quiet, source)
+    run(python, "-m", "pip", "install", *quiet, wheel)
+    with tarfile.open(archive) as content:
+        assert not [name for name in content.getnames() if "/tests/" in name]
     where = Path(run(python, "-c", "import wmlightning; print(wmlightning.__file__)").strip()).parent
     assert where == there / "wmlightning"
     assert (where / "py.typed").is_file()
@@ -182,6 +193,14 @@ def test_pip_install_from_a_clone(tmp_path: Path) -> None:
     shutil.rmtree(source)
     command = home / "bin" / "wmlightning-train"
     assert "text: TEST" in run(command, "--cfg", "job", "watermark=content")
-    run(command, "dataset=procedural", "trainer.max_epochs=1", "++dataset.source.n_train=600", "trainer=cpu")
-    assert len(list(empty.glob("runs/*/card.json"))) == 1
+    for name in ("verify", "serve"):
+        assert "Hydra" in run(home / "bin" / f"wmlightning-{name}", "--help")
+    assert "commit" in run(python, "-m", "wmlightning.ownership", "--help")
+    mine = write_samples(tmp_path / "mine", "watermark")
+    small = ["dataset=procedural", "trainer.max_epochs=1", "++dataset.source.n_train=600", "trainer=cpu"]
+    run(command, f"--config-dir={mine}", "watermark=patch", *small)
+    (card,) = empty.glob("runs/*/card.json")
+    run(python, "-c", f"import wmlightning as w; w.load_run({str(card.parent)!r}, trust=['patch.Patch']).network")
+    check = f"from wmlightning.testing import check_watermark; check_watermark('patch', {str(mine)!r})"
+    run(python, "-c", check)
     assert {path.name for path in empty.iterdir()} == {"runs"}

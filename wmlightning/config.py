@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from wmlightning.errors import UserError, listed
 
@@ -24,6 +26,8 @@ CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") i
 def make(node: Any, key: str, **arguments: Any) -> Any:
     """Builds what ``_target_`` names, with plain lists and dicts as arguments.
 
+    Code of the user's is found as :func:`find_code` says.
+
     Args:
         node: a config node.
         key: where it stands, for error messages.
@@ -32,6 +36,7 @@ def make(node: Any, key: str, **arguments: Any) -> Any:
     Raises:
         UserError: if the target does not exist or refuses its arguments.
     """
+    find_code()
     try:
         return instantiate(node, _convert_="all", **arguments)
     except InstantiationException as error:
@@ -41,7 +46,7 @@ def make(node: Any, key: str, **arguments: Any) -> Any:
                 raise cause from error
             cause = cause.__cause__
         target = OmegaConf.select(node, "_target_") if isinstance(node, DictConfig) else None
-        reason = str(error.__cause__ or error).splitlines()[0]
+        reason = " ".join(str(error.__cause__ or error).splitlines()[:2])  # Hydra's second line says why
         raise UserError(key, f"cannot make {target}: {reason}", "check _target_ and its arguments") from error
 
 
@@ -87,6 +92,25 @@ def option_names(group: str) -> list[str]:
     return names
 
 
+def own_folders() -> list[Path]:
+    """Folders of configs that are the user's and not ours: what ``--config-dir`` named."""
+    if not GlobalHydra.instance().is_initialized():
+        return []
+    loader: Any = GlobalHydra.instance().config_loader()
+    folders = [Path(source.path) for source in loader.get_sources() if source.scheme() == "file"]
+    return [folder for folder in folders if folder.resolve() != CONF]
+
+
+def find_code() -> None:
+    """Lets Python find the user's code beside the configs that ``--config-dir`` names, and in the working folder.
+
+    Behind everything installed, so that a file of theirs never stands in for a library's.
+    """
+    for folder in (*own_folders(), Path.cwd()):
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+
+
 def unmarked_config() -> DictConfig:
     """``watermark=none`` as it is shipped."""
     node = OmegaConf.merge(*(OmegaConf.load(CONF / "watermark" / f"{name}.yaml") for name in ("base", "none")))
@@ -130,7 +154,9 @@ def from_elsewhere(key: str) -> Iterator[None]:
 
 
 def check_targets(node: Any, key: str, trust: Sequence[str] = ()) -> None:
-    """Refuses a config from elsewhere that names what our own configs do not: a ``_target_`` is code by another name.
+    """Refuses a config from elsewhere that names what no config here does: a ``_target_`` is code by another name.
+
+    What is here are our configs, and those in the folder that this command's ``--config-dir`` names.
 
     Args:
         node: plain dicts and lists.
@@ -140,7 +166,7 @@ def check_targets(node: Any, key: str, trust: Sequence[str] = ()) -> None:
     Raises:
         UserError: for an unknown target, or an interpolation (which could read the environment).
     """
-    allowed = {*shipped_targets(), *trust}
+    allowed = shipped_targets().union(trust, *map(named_targets, own_folders()))
     for name, value in _leaves(node):
         if isinstance(value, str) and "${" in value:
             raise UserError(key, f"its config holds an interpolation: {value[:60]!r}", "a card with plain values")
@@ -149,10 +175,27 @@ def check_targets(node: Any, key: str, trust: Sequence[str] = ()) -> None:
             raise UserError(key, wrong, f"trust=[{str(value)[:80]}], if you know it and who wrote the card")
 
 
-def shipped_targets() -> set[str]:
+@cache
+def shipped_targets() -> frozenset[str]:
     """Every ``_target_`` that a config of ours names."""
-    text = "\n".join(path.read_text() for path in sorted(CONF.rglob("*.yaml")))
-    return set(re.findall(r"^\s*_target_:\s*([\w.]+)\s*$", text, re.MULTILINE))
+    return named_targets(CONF)
+
+
+def named_targets(folder: Path) -> frozenset[str]:
+    """Every ``_target_`` that a leaf's config in a folder (``GROUP/NAME.yaml``) names.
+
+    Raises:
+        UserError: if one of the files is no config.
+    """
+    found = set()
+    for path in sorted(folder.glob("*/*.yaml")):
+        try:
+            content = OmegaConf.to_container(OmegaConf.load(path))
+        except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+            wrong = f"{path} cannot be read ({str(error).splitlines()[0]})"
+            raise UserError("config_dir", wrong, "a config in YAML, or another folder") from error
+        found |= {str(value) for name, value in _leaves(content) if name == "_target_"}
+    return frozenset(found)
 
 
 def _leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:

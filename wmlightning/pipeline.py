@@ -52,7 +52,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: for a mistake in the config, before anything is written.
     """
-    _calm_lightning()
+    calm_lightning()
     keep_freed_memory()
     if cfg.victim is not None:
         return attack_found(cfg)
@@ -349,7 +349,7 @@ def _is_helper_process() -> bool:
     return int(os.environ.get("LOCAL_RANK", 0)) > 0 or int(os.environ.get("SLURM_PROCID", 0)) > 0
 
 
-def _calm_lightning() -> None:
+def calm_lightning() -> None:
     """Keeps what a user can do nothing about off the screen."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,26 +11,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from tests.conftest import REPO
-from wmlightning.attacks.execution import Assault, Scene, Victim, plan
-from wmlightning.job import Job, prepare
+from wmlightning.job import prepare
 from wmlightning.pipeline import train
-from wmlightning.store import WEIGHTS, load_weights
+from wmlightning.testing.attacks import VICTIM, Stage, staged
+from wmlightning.testing.bench import QUIET, workplace
 
-TASK = (
-    "dataset=procedural",
-    "++dataset.source.n_train=1500",
-    "++dataset.source.n_test=400",
-    "watermark.n_triggers=60",
-    "watermark.n_decoys=6",
-    "trainer=cpu",
-    "trainer.precision=32-true",
-    "trainer.max_epochs=4",
-    "trainer.enable_progress_bar=false",
-    "logger=none",
-    "callbacks=none",
-    "judge.n_strangers=9",
-    "judge.unmarked=false",
-)
+TASK = ("dataset=procedural", "++dataset.source.n_train=1500", "++dataset.source.n_test=400", *QUIET, *VICTIM)
 
 #: Shorter than what is shipped, by attack; an attack that is not named here is run as it is shipped.
 SHORT = {
@@ -42,23 +27,9 @@ SHORT = {
 ATTACKS = sorted(path.stem for path in (REPO / "conf" / "attack").glob("*.yaml") if path.stem != "none")
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A trained victim, and what attacks on it are made of."""
-
-    job: Job
-    scene: Scene
-
-    def assault(self, cfg: DictConfig, name: str) -> Assault:
-        """The attack as the config has it, on this victim."""
-        self.job.cfg.attack = cfg.attack
-        victim = Victim(self.job.name, self.job.fingerprint, self.job.folder)
-        return next(assault for assault in plan(self.job, victim) if assault.name == name)
-
-
 @pytest.fixture(scope="session")
-def composed_task(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., DictConfig]:
-    runs = tmp_path_factory.mktemp("victims")
+def composed_task() -> Callable[..., DictConfig]:
+    runs = workplace()  # where the contract's victim is, which is this one
 
     def go(*overrides: str) -> DictConfig:
         with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
@@ -81,9 +52,8 @@ def copy_of(victim: Path, runs: Path) -> Path:
 
 @pytest.fixture
 def stage(composed_task: Callable[..., DictConfig], victim_folder: Path) -> Stage:
-    job = prepare(composed_task())
-    load_weights(job.net, victim_folder / WEIGHTS)
-    return Stage(job, Scene(job, job.net, lambda: None))
+    del victim_folder
+    return staged(composed_task())
 
 
 @pytest.fixture

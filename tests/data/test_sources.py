@@ -25,6 +25,7 @@ from wmlightning.data.procedural import Procedural
 from wmlightning.data.source import SPLITS, MemorySource, Source
 from wmlightning.data.standard import Mnist5k, StandardSource
 from wmlightning.errors import UserError
+from wmlightning.testing import check_images, check_source
 
 DIGITS = [str(i) for i in range(10)]
 
@@ -32,20 +33,6 @@ DIGITS = [str(i) for i in range(10)]
 def every(source: Source, split: Any) -> tuple[Tensor, Tensor]:
     labels = source.labels(split)
     return source.images(split, torch.arange(len(labels))), labels
-
-
-def check_contract(source: Source) -> None:
-    """What every source owes."""
-    for split in SPLITS:
-        images, labels = every(source, split)
-        assert images.dtype == torch.uint8
-        assert tuple(images.shape[1:]) == source.shape
-        assert labels.dtype == torch.int64
-        assert labels.shape == (len(images),)
-        assert ((labels >= 0) & (labels < len(source.classes))).all()
-        index = torch.tensor([len(labels) - 1, 0, 0])
-        assert torch.equal(source.images(split, index), images[index])
-        assert source.images(split, index[:0]).shape == (0, *source.shape)
 
 
 # -- files to be found -----------------------------------------------------------------------------------------------
@@ -118,7 +105,7 @@ def test_torchvisions_own_layout_is_read(tmp_path: Path) -> None:
         found = every(source, split)
         assert torch.equal(found[0], images)
         assert torch.equal(found[1], labels)
-    check_contract(source)
+    check_images(source)
     assert source.stored_as() == "original files"
 
 
@@ -132,7 +119,7 @@ def test_parquet_is_read(tmp_path: Path, parts: int, shape: tuple[int, int, int]
         found = every(source, split)
         assert torch.equal(found[0], images)
         assert torch.equal(found[1], labels)
-    check_contract(source)
+    check_images(source)
     assert source.stored_as() == f"parquet ({form} images)"
 
 
@@ -310,7 +297,7 @@ def mnist5k() -> Mnist5k:
 
 
 def test_mnist5k_is_split_evenly(mnist5k: Mnist5k) -> None:
-    check_contract(mnist5k)
+    check_images(mnist5k)
     assert torch.bincount(mnist5k.labels("train")).tolist() == [400] * 10
     assert torch.bincount(mnist5k.labels("test")).tolist() == [100] * 10
     both = [{image.numpy().tobytes() for image in every(mnist5k, split)[0]} for split in SPLITS]
@@ -333,7 +320,7 @@ def test_procedural_pictures_are_always_the_same(shape: tuple[int, int, int], n_
     first = Procedural(shape, n_train, n_test)
     torch.manual_seed(n_train)
     again = Procedural(shape, n_train, n_test)
-    check_contract(first)
+    check_images(first)
     for split in SPLITS:
         for one, other in zip(every(first, split), every(again, split), strict=True):
             assert torch.equal(one, other)
@@ -376,7 +363,7 @@ def write_folders(root: Path, n: int = 10, splits: tuple[str, ...] = ("",), clas
 def test_class_folders_alone_give_every_fifth_picture_to_the_test(tmp_path: Path, channels: int) -> None:
     write_folders(tmp_path)
     source = ImageFolder(str(tmp_path), 8, channels)
-    check_contract(source)
+    check_images(source)
     assert source.classes == ("a", "b")
     assert torch.bincount(source.labels("train")).tolist() == [8, 8]
     assert torch.bincount(source.labels("test")).tolist() == [2, 2]
@@ -393,7 +380,7 @@ def test_train_and_test_folders_are_kept_apart(tmp_path: Path) -> None:
     assert source.classes == ("x", "y", "z")
     assert source.labels("train").tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert source.labels("test").tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2]
-    check_contract(source)
+    check_images(source)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -408,7 +395,7 @@ def test_streamed_pictures_are_the_same_as_those_in_memory(tmp_path: Path, chann
         assert torch.equal(held.images(split, index % 4), streamed.images(split, index % 4))
         assert torch.equal(held.labels(split), streamed.labels(split))
     assert held.identity() == streamed.identity()
-    check_contract(streamed)
+    check_images(streamed)
 
 
 def test_streaming_reads_files_only_when_they_are_wanted(tmp_path: Path) -> None:
@@ -563,6 +550,27 @@ def test_folders_that_cannot_be_used_are_told(tmp_path: Path) -> None:
     write_folders(tmp_path / "good")
     one_line(lambda: ImageFolder(str(tmp_path / "good"), channels=2), "dataset.channels")
     one_line(lambda: ImageFolder(str(tmp_path / "good"), size=0), "dataset.size")
+
+
+# -- the contract, on configs in conf/dataset ----------------------------------------------------------------------
+
+
+def test_data_sets_that_need_no_download_keep_the_contract() -> None:
+    check_source("mnist5k")
+    check_source("procedural", overrides=["++dataset.source.n_train=300", "++dataset.source.n_test=100"])
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_folder_of_pictures_keeps_the_contract(tmp_path: Path, in_memory: bool) -> None:
+    write_folders(tmp_path, 20)
+    options = [f"dataset.root={tmp_path}", f"dataset.source.in_memory={str(in_memory).lower()}", "dataset.size=16"]
+    check_source("image_folder", overrides=[*options, "dataset.val_share=0.2"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+def test_downloaded_data_sets_keep_the_contract(name: str, data_dir: Path) -> None:
+    check_source(name, overrides=[f"data_dir={data_dir}"])
 
 
 # -- identity and classes --------------------------------------------------------------------------------------------

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from wmlightning.config import setting
+from wmlightning.config import find_code, setting
 from wmlightning.errors import UserError
 from wmlightning.ownership.suspects.base import Shape
 from wmlightning.ownership.suspects.local import LocalSuspect
@@ -19,7 +17,7 @@ class Function(LocalSuspect):
     """Anything that can be asked from Python. The code is trusted: the user typed its name.
 
     Args:
-        function: ``module:name``, found as ``python -m module`` would find it from here. It gets a uint8 array
+        function: ``module:name``, found as :func:`wmlightning.config.find_code` says. It gets a uint8 array
             ``(n, c, h, w)`` and returns labels ``(n,)`` or scores ``(n, k)``.
         batch_size: images given to it at once.
     """
@@ -33,9 +31,7 @@ class Function(LocalSuspect):
         """Imports the module."""
         del shape
         module, _, name = self.function.partition(":")
-        here = str(Path.cwd())
-        if here not in sys.path:  # a console script, unlike python -m, does not look here by itself
-            sys.path.append(here)
+        find_code()
         try:
             self._call = import_module(module)
             for part in name.split("."):
