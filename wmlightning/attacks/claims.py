@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,17 +20,47 @@ from wmlightning.watermarks.triggers import TriggerMaker
 ALPHA = 0.001
 
 
-def matching(triggers: ImageSet, pool: Sequence[int], network: nn.Module, arithmetic: Arithmetic) -> TestResult:
+def matching(triggers: ImageSet, maker: TriggerMaker, network: nn.Module, arithmetic: Arithmetic) -> TestResult:
     """How well a network answers to triggers, as if their labels had been drawn without a look at it.
 
     Args:
-        triggers: groups are marks.
-        pool: classes that the labels were drawn from.
+        triggers: shown as the trained ones that follow from a secret; groups are marks.
+        maker: what makes those that do.
         network: in evaluation mode.
         arithmetic: where and how it is computed.
     """
-    answers = arithmetic.labels(network, triggers.images)
-    return several_marks(answers.numpy(), triggers.labels.numpy(), triggers.groups.numpy(), list(pool))
+    answers = arithmetic.labels(network, triggers.images).numpy()
+    pool, true = list(maker.labels.pool), maker.truth("trained").numpy()
+    return several_marks(answers, triggers.labels.numpy(), triggers.groups.numpy(), pool, true)
+
+
+def hear_all(attack: ClaimAttack, stolen: Stolen, suspect: nn.Module) -> dict[str, Any]:
+    """Carries out an attack, and hears its claims.
+
+    Args:
+        attack: whose claims they are.
+        stolen: what the accuser has.
+        suspect: the network that is claimed, out of the accuser's reach.
+
+    Returns:
+        What the attack's card holds of it.
+    """
+    court = Court(attack, stolen, suspect)
+    rows: list[dict[str, Any]] = []
+    spent = judging = 0.0
+    started = time.monotonic()
+    for claim in attack.run(stolen):
+        spent += (seconds := time.monotonic() - started)
+        rows.append(court.hear(claim))
+        judging += time.monotonic() - started - seconds
+        started = time.monotonic()
+    told = ruling(rows)
+    return {
+        "type": "claim",
+        "findings": {"effort": attack.effort_name, "claims": rows, **told},
+        "metrics": {f"attack/{name}": float(value) for name, value in told.items()},
+        "seconds": {"attack": round(spent, 2), "judge": round(judging, 2)},
+    }
 
 
 class Court:
@@ -63,7 +94,7 @@ class Court:
         made = maker.make()
         config = {"watermark": self.attack.marks.options, "data": maker.source.identity()}
         key = Key(claim.secret, config, made.trained if claim.forged is None else claim.forged, made.new)
-        found = matching(key.trained, maker.labels.pool, self.suspect, self.stolen.arithmetic)
+        found = matching(key.trained, maker, self.suspect, self.stolen.arithmetic)
         return {
             "effort": claim.effort,
             "queries": claim.n_queries,

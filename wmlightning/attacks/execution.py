@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from wmlightning.attacks.base import Arithmetic, Attack, ClaimAttack, DetectionAttack, RemovalAttack, Stolen, Surrogate
-from wmlightning.attacks.claims import Court, ruling
+from wmlightning.attacks.claims import hear_all
 from wmlightning.attacks.exposure import Marks, expose, picture
 from wmlightning.attacks.judge import Judge, digest
 from wmlightning.config import dataset_config, make, option_names, plain, setting
@@ -214,7 +214,7 @@ def carry_out(assault: Assault, scene: Callable[[], Scene], force: bool) -> tupl
             if isinstance(assault.attack, RemovalAttack):
                 found = _remove(assault, assault.attack, here, stolen)
             elif isinstance(assault.attack, ClaimAttack):
-                found = _claim(assault.attack, here, stolen)
+                found = hear_all(assault.attack, stolen, here.network)
             else:
                 found = _detect(assault, assault.attack, here, stolen)
         if digest(here.network) != before:
@@ -301,25 +301,6 @@ def _detect(assault: Assault, attack: DetectionAttack, scene: Scene, stolen: Sto
         "findings": findings,
         "metrics": {f"attack/{name}": findings[name] for name in names if name in findings},
         "seconds": {"attack": round(seconds, 2), "judge": round(time.monotonic() - started, 2)},
-    }
-
-
-def _claim(attack: ClaimAttack, scene: Scene, stolen: Stolen) -> dict[str, Any]:
-    court = Court(attack, stolen, scene.network)
-    rows: list[dict[str, Any]] = []
-    spent = judging = 0.0
-    started = time.monotonic()
-    for claim in attack.run(stolen):
-        spent += (seconds := time.monotonic() - started)
-        rows.append(court.hear(claim))
-        judging += time.monotonic() - started - seconds
-        started = time.monotonic()
-    findings = ruling(rows)
-    return {
-        "type": "claim",
-        "findings": {"effort": attack.effort_name, "claims": rows, **findings},
-        "metrics": {f"attack/{name}": float(value) for name, value in findings.items()},
-        "seconds": {"attack": round(spent, 2), "judge": round(judging, 2)},
     }
 
 

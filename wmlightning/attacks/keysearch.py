@@ -47,7 +47,7 @@ class KeySearch(ClaimAttack):
         for tried in range(1, self.candidates[-1] + 1):
             secret = first.derive(f"candidate/{tried}")
             maker = self.key_maker(stolen, labels, secret)
-            p = matching(maker.make().trained, maker.labels.pool, network, stolen.arithmetic).p_value
+            p = matching(maker.make().trained, maker, network, stolen.arithmetic).p_value
             if p < smallest:
                 best, smallest = secret, p
             if tried in self.candidates:
