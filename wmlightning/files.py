@@ -40,8 +40,13 @@ def write_bytes(path: Path, content: bytes, private: bool = False) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes ``content`` as indented JSON with sorted keys. Whole or not at all."""
-    write_bytes(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+    """Writes :func:`json_bytes`. Whole or not at all."""
+    write_bytes(path, json_bytes(content))
+
+
+def json_bytes(content: Any) -> bytes:
+    """Indented JSON with sorted keys: the same bytes for the same content."""
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
 
 
 def check_writable(folder: Path, key: str, needed_bytes: int) -> None:

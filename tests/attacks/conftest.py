@@ -22,6 +22,9 @@ TASK = ("dataset=procedural", "++dataset.source.n_train=1500", "++dataset.source
 SHORT = {
     "finetune": ("attack.finetune.learning_rates=[0.001,0.1]", "attack.finetune.epochs=2"),
     "fineprune": ("attack.fineprune.rates=[0.3,0.9]", "attack.fineprune.epochs=1"),
+    "overwrite": ("attack.overwrite.learning_rates=[0.001,0.1]", "attack.overwrite.epochs=2"),
+    "keysearch": ("attack.keysearch.candidates=[1,50]",),
+    "adversarial": ("attack.adversarial.steps=[0,5]",),
     "inversion": ("attack.inversion.steps=10", "attack.inversion.restarts=2"),
 }
 ATTACKS = sorted(path.stem for path in (REPO / "conf" / "attack").glob("*.yaml") if path.stem != "none")

@@ -111,6 +111,17 @@ def inversion_card(victim: dict[str, Any], score: float = 0.41, p_value: float =
     return attack_card(victim, "inversion", type="detection", findings=findings)
 
 
+def claim_card(victim: dict[str, Any], p_value: float = 0.0002) -> dict[str, Any]:
+    """A key that was searched for: the best of a hundred, and the one that was drawn first."""
+    claims = [
+        {"effort": n, "queries": 40 * n, "matches": m, "n": 40, "p_value": p, "before": n == 1, "refused": None}
+        for n, m, p in ((1, 4, 0.6), (100, 12, p_value))
+    ]
+    told = {"p_value": p_value, "p_value_protocol": 0.6, "accepted_naively": True, "accepted": False}
+    findings = {"effort": "secrets tried", "claims": claims, **told}
+    return attack_card(victim, "keysearch", type="claim", findings=findings)
+
+
 def leave(runs: Path, card: dict[str, Any], folder: str | None = None) -> Path:
     """Writes a card where the program would have."""
     name = card["name"]

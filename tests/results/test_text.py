@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tests.helpers import few
-from tests.results.cards import finetune_card, inversion_card, leave, prune_card, read, study, train_card
+from tests.results.cards import claim_card, finetune_card, inversion_card, leave, prune_card, read, study, train_card
 from wmlightning.results.table import aggregate
 from wmlightning.results.text import latex, markdown, sheets, show
 
@@ -58,6 +58,18 @@ def test_tables_for_people(tmp_path: Path) -> None:
     assert "prune: strength is the share of weights pruned." in accuracies.notes
     assert [row[2] for row in findings.rows] == ["inversion"] * 2  # not of the model without a watermark
     assert findings.rows[0][3:] == ["0.410", "0.03", "0.100", "0.6", "2"]
+
+
+def test_claims_have_a_table_of_their_own(tmp_path: Path) -> None:
+    """Also those to models without a watermark, which are whom false accusers claim."""
+    for victim in study(tmp_path, seeds=(0, 1)):
+        if victim["config"]["watermark"]["_target_"] is None:
+            leave(tmp_path, claim_card(victim, 0.0002 * (1 + victim["seed"])))
+    accuracies, _, claims = sheets(summary_of(tmp_path))
+    assert "keysearch" not in {row[2] for row in accuracies.rows}
+    assert claims.rows == [["none", "keysearch", "0.0003 (0.0002 to 0.0004)", "2"]]
+    (note,) = claims.notes
+    assert "no commitment" in note
 
 
 def test_names_are_not_repeated_on_the_screen(tmp_path: Path) -> None:

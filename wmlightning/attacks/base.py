@@ -2,7 +2,8 @@
 
 A thief holds the stolen network and images of their own (:class:`Stolen`), and nothing of the owner's: no trigger, no
 secret, no training image. A **removal** attack yields surrogates, each with a strength, and so draws a curve; a
-**detection** attack tries to recover the secret and returns images.
+**detection** attack tries to recover the secret and returns images; a **claim** attack leaves the network as it is and
+brings a key that is to prove that it belongs to the attacker.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from wmlightning.attacks.marking import OwnMarks
+from wmlightning.data.batches import ImageSet
 from wmlightning.errors import UserError, listed
+from wmlightning.secret import Secret
+from wmlightning.watermarks.triggers import TriggerMaker
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,11 @@ class Arithmetic:
             return nullcontext()
         return torch.autocast(self.device.type, self.autocast)
 
+    def labels(self, network: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
+        """What a network in evaluation mode takes uint8 images for: int64 ``(n,)`` on the processor."""
+        with torch.no_grad(), self.scope():
+            return torch.cat([network(self.floats(some)).argmax(1).cpu() for some in torch.split(images, batch_size)])
+
 
 @dataclass(frozen=True)
 class Stolen:
@@ -70,13 +80,9 @@ class Stolen:
         """A copy of the stolen network, in evaluation mode."""
         return copy.deepcopy(self.network).eval()
 
-    def answers(self, batch_size: int = 500) -> Tensor:
+    def answers(self) -> Tensor:
         """The labels that the stolen network gives to the thief's images: int64 ``(n,)`` on the processor."""
-        network, found = self.copy(), []
-        with torch.no_grad(), self.arithmetic.scope():
-            for images in torch.split(self.images, batch_size):
-                found.append(network(self.arithmetic.floats(images)).argmax(1).cpu())
-        return torch.cat(found)
+        return self.arithmetic.labels(self.copy(), self.images)
 
     def learned_labels(self, wanted: Literal["own", "victim"], key: str) -> Tensor:
         """The labels a thief trains with: true ones, or what the stolen network says.
@@ -89,6 +95,10 @@ class Stolen:
         if self.labels is None:
             raise UserError(key, "the attacker's data has other classes than the task", "victim")
         return self.labels
+
+    def true_labels(self) -> tuple[Tensor, int]:
+        """Labels of the thief's images, and the queries they cost: those of the stolen network where there are none."""
+        return (self.labels, 0) if self.labels is not None else (self.answers(), len(self.images))
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,7 @@ class Surrogate:
         n_queries: labels that the stolen network was asked for.
         settings: what else tells it from its siblings.
         continued: made from the surrogate before it, so that their times add up.
+        measured: shares that the thief measured on it, by what they are shares of.
     """
 
     network: nn.Module
@@ -112,6 +123,7 @@ class Surrogate:
     n_queries: int = 0
     settings: dict[str, str | float] = field(default_factory=dict)
     continued: bool = False
+    measured: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,6 +139,25 @@ class Recovered:
     images: Tensor
     confidence: Tensor
     steps: int
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A key that an accuser says to have held all along.
+
+    Attributes:
+        secret: what its triggers are said to follow from.
+        effort: what went into finding it: the number that the attack's curve is drawn over.
+        n_queries: labels that the suspect was asked for so far.
+        before: it needed no look at the suspect, so that a commitment to it may well be older.
+        forged: shown in place of the triggers that follow from the secret; ``None``: those themselves.
+    """
+
+    secret: Secret
+    effort: int
+    n_queries: int
+    before: bool
+    forged: ImageSet | None = None
 
 
 class RemovalAttack(ABC):
@@ -153,7 +184,36 @@ class DetectionAttack(ABC):
         """Recovers an image of each class."""
 
 
-Attack = RemovalAttack | DetectionAttack
+class ClaimAttack(ABC):
+    """Wants a network that somebody else trained to pass for the accuser's.
+
+    Attributes:
+        marks: the watermark that the accuser says to use, whose keys are claimed.
+        queries: triggers of a key that are shown.
+        effort_name: what the effort of its claims is, for tables.
+    """
+
+    marks: OwnMarks
+    queries: int
+    effort_name: str = "effort"
+
+    @abstractmethod
+    def run(self, stolen: Stolen) -> Iterator[Claim]:
+        """Yields claims of rising effort. The suspect is ``stolen.network``; it need not have been stolen."""
+
+    def key_maker(self, stolen: Stolen, labels: Tensor, secret: Secret) -> TriggerMaker:
+        """What makes the triggers that follow from a secret; the trained ones are shown.
+
+        Args:
+            stolen: what the accuser has.
+            labels: what the images show, int64 ``(n,)``.
+            secret: the claimed key's.
+        """
+        # Nothing is trained with them: negatives and decoys would be made in vain.
+        return self.marks.on(stolen, labels, secret, n_triggers=self.queries, n_new=1, n_decoys=1, negatives=0)
+
+
+Attack = RemovalAttack | DetectionAttack | ClaimAttack
 
 
 def choice(value: Any, key: str, *allowed: str) -> Any:

@@ -19,7 +19,8 @@ from omegaconf import DictConfig
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from wmlightning.attacks.base import Arithmetic, Attack, DetectionAttack, RemovalAttack, Stolen, Surrogate
+from wmlightning.attacks.base import Arithmetic, Attack, ClaimAttack, DetectionAttack, RemovalAttack, Stolen, Surrogate
+from wmlightning.attacks.claims import hear_all
 from wmlightning.attacks.exposure import Marks, expose, picture
 from wmlightning.attacks.judge import Judge, digest
 from wmlightning.config import dataset_config, make, option_names, plain, setting
@@ -122,8 +123,8 @@ def _is_meant(name: Any, node: Any) -> bool:
 def _assault(job: Job, victim: Victim, name: str, node: Any, other: Source | None) -> Assault:
     key, cfg = f"attack.{name}", job.cfg
     attack = make(node, key)
-    if not isinstance(attack, (RemovalAttack, DetectionAttack)):
-        right = "a class derived from RemovalAttack or DetectionAttack"
+    if not isinstance(attack, (RemovalAttack, DetectionAttack, ClaimAttack)):
+        right = "a class derived from RemovalAttack, DetectionAttack or ClaimAttack"
         raise UserError(f"{key}._target_", f"{node.get('_target_')} is no attack", right)
     if getattr(attack, "labels", None) == "own" and other is not None and other.classes != job.source.classes:
         raise UserError(f"{key}.labels", f"{other.name} has other classes than {job.source.name}", "victim")
@@ -212,6 +213,8 @@ def carry_out(assault: Assault, scene: Callable[[], Scene], force: bool) -> tupl
             n_images = len(stolen.images)
             if isinstance(assault.attack, RemovalAttack):
                 found = _remove(assault, assault.attack, here, stolen)
+            elif isinstance(assault.attack, ClaimAttack):
+                found = hear_all(assault.attack, stolen, here.network)
             else:
                 found = _detect(assault, assault.attack, here, stolen)
         if digest(here.network) != before:
@@ -260,6 +263,7 @@ def _row(surrogate: Surrogate, seconds: float) -> dict[str, Any]:
         "images": surrogate.n_images,
         "queries": surrogate.n_queries,
         "weights": None,
+        "measured": dict(surrogate.measured),
     }
 
 

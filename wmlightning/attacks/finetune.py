@@ -8,8 +8,7 @@ from typing import Literal
 import torch
 
 from wmlightning.attacks.base import RemovalAttack, Stolen, Surrogate, choice
-from wmlightning.attacks.tuning import Augment, Tuning, head
-from wmlightning.config import setting
+from wmlightning.attacks.tuning import Augment, Tuning, head, rates_of
 from wmlightning.errors import UserError
 from wmlightning.seeds import role_seed
 
@@ -47,12 +46,9 @@ class FineTune(RemovalAttack):
         weight_decay: float = 5e-4,
         augment: Augment | None = None,
     ) -> None:
-        if not isinstance(learning_rates, Sequence) or not learning_rates:
-            raise UserError("attack.finetune.learning_rates", f"{learning_rates!r} is no list", "[0.001,0.01]")
-        rates = [setting(lr, "attack.finetune.learning_rates", float, 1e-12, 1e3) for lr in learning_rates]
         if not isinstance(reinitialize, bool):
             raise UserError("attack.finetune.reinitialize", f"{reinitialize!r} is neither", "true or false")
-        self.learning_rates = sorted(set(rates))
+        self.learning_rates = rates_of(learning_rates, "attack.finetune.learning_rates")
         self.layers = choice(layers, "attack.finetune.layers", "all", "last")
         self.labels = choice(labels, "attack.finetune.labels", "own", "victim")
         self.reinitialize = reinitialize

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,6 +108,17 @@ def _training_mode(network: nn.Module) -> None:
             module.training = True
     if all(p.requires_grad for p in network.parameters()):
         network.train()
+
+
+def rates_of(learning_rates: Sequence[float], key: str) -> list[float]:
+    """Checks a list of learning rates, and sorts it.
+
+    Raises:
+        UserError: naming ``key``.
+    """
+    if not isinstance(learning_rates, Sequence) or not learning_rates:
+        raise UserError(key, f"{learning_rates!r} is no list", "[0.001,0.01]")
+    return sorted({setting(lr, key, float, 1e-12, 1e3) for lr in learning_rates})
 
 
 def head(network: nn.Module, key: str) -> nn.Module:

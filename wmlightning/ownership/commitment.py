@@ -44,6 +44,18 @@ def read_commitment(path: Path, key: Key) -> dict[str, Any]:
     Raises:
         UserError: if there is none, or it is to another key.
     """
+    found = load_commitment(path)
+    if found["sha256"] != key.commitment():
+        raise UserError("commitment", f"{path} is to another key", "the commitment to this key")
+    return found
+
+
+def load_commitment(path: Path) -> dict[str, Any]:
+    """Reads a commitment to whatever key.
+
+    Raises:
+        UserError: if there is none.
+    """
     try:
         found = json.loads(path.read_text())
     except OSError as error:
@@ -54,6 +66,4 @@ def read_commitment(path: Path, key: Key) -> dict[str, Any]:
         raise UserError("commitment", f"{path} is no commitment", "the file that commit wrote")
     if type(found.get("schema")) is not int or found["schema"] > SCHEMA:
         raise UserError("commitment", f"{path} has schema {found.get('schema')!r}", "a newer wmlightning")
-    if found["sha256"] != key.commitment():
-        raise UserError("commitment", f"{path} is to another key", "the commitment to this key")
     return found

@@ -100,11 +100,19 @@ class Key:
             maker = plan.maker(plan.roles() if self.held is None else self.held.roles())
         if maker is None:
             raise UserError("key", "its config has no watermark", "a key that wmlightning made")
+        self.follows_from(maker)
+        return maker
+
+    def follows_from(self, maker: TriggerMaker) -> None:
+        """Makes sure that the triggers are those that ``maker`` makes.
+
+        Raises:
+            UserError: if a trigger or label is another.
+        """
         made = maker.make()
         for name, ours, theirs in (("trained", made.trained, self.trained), ("new", made.new, self.new)):
             if not all(torch.equal(getattr(ours, part), getattr(theirs, part)) for part in _FIELDS):
                 raise UserError("key", f"its {name} triggers do not follow from its secret", "an unaltered key")
-        return maker
 
     def tensors(self) -> dict[str, Tensor]:
         """Its triggers by name, and the images that it holds."""

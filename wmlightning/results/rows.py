@@ -35,7 +35,7 @@ _EMPTY: Row = {
 
 
 def rows_of(content: Any, folder: str) -> list[Row]:
-    """The rows that a card gives: one for a training or a detection, one for each surrogate and one for their victim.
+    """The rows that a card gives: one each for trainings, detections, claims, surrogates and their victims.
 
     Args:
         content: the card as read.
@@ -123,7 +123,7 @@ def _attack_rows(card: Fields) -> list[Row]:
     attack = card.text("attack")
     if attack in ("", "none"):  # the name that rows of trainings go by
         raise UnexpectedError("attack is no name of an attack")
-    kind = card.choice("type", "removal", "detection")
+    kind = card.choice("type", "removal", "detection", "claim")
     common = {
         **_common(card),
         "victim": victim.text("fingerprint"),
@@ -135,7 +135,7 @@ def _attack_rows(card: Fields) -> list[Row]:
         "victim_trigger_new_acc": judged["trigger_new_acc"],
     }
     itself = {**common, **judged, "clean_lost": 0.0, "final": True, "is_victim": True}
-    if kind == "detection":
+    if kind in ("detection", "claim"):
         return [itself | _findings(card.part("findings")) | {"seconds": card.part("seconds").real("attack", 0)}]
     strength = card.part("strength")
     scale = strength.choice("scale", "linear", "log")

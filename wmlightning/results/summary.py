@@ -65,6 +65,8 @@ def show_attack(card: dict[str, Any], folder: Path, before: bool, console: Conso
     console.print()
     if card["type"] == "removal":
         console.print(_curve(card, title))
+    elif card["type"] == "claim":
+        console.print(_claims(card["findings"], title))
     else:
         console.print(title, style="bold", highlight=False)
         _print_findings(card["findings"], console)
@@ -77,17 +79,31 @@ def show_attack(card: dict[str, Any], folder: Path, before: bool, console: Conso
 def _curve(card: dict[str, Any], title: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column(card["strength"]["name"], justify="right")
-    for name in ("clean %", "source class %", "trained triggers %", "new triggers %", "decoys %", "seconds"):
+    own = sorted({name for row in card["curve"] for name in row.get("measured", {})})
+    headers = ("clean %", "source class %", "trained triggers %", "new triggers %", "decoys %")
+    for name in (*headers, *(f"{name} %" for name in own), "seconds"):
         table.add_column(name, justify="right")
 
-    def add(strength: str, metrics: dict[str, float], seconds: str) -> None:
-        shown = (metrics.get(f"attack/{name}") for name in _COLUMNS)
+    def add(strength: str, metrics: dict[str, float], measured: dict[str, float], seconds: str) -> None:
+        shown = [*(metrics.get(f"attack/{name}") for name in _COLUMNS), *(measured.get(name) for name in own)]
         table.add_row(strength, *("" if value is None else f"{100 * value:.1f}" for value in shown), seconds)
 
-    add("victim", card["victim"]["metrics"], "")
+    add("victim", card["victim"]["metrics"], {}, "")
     for row in card["curve"]:
         if row["final"]:
-            add(f"{row['strength']:g}", row["metrics"], f"{row['seconds']:.1f}")
+            add(f"{row['strength']:g}", row["metrics"], row.get("measured", {}), f"{row['seconds']:.1f}")
+    return table
+
+
+def _claims(findings: dict[str, Any], title: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in (findings["effort"], "queries", "matches", "p if it were old", "by the protocol"):
+        table.add_column(name, justify="right")
+    for row in findings["claims"]:
+        ruling = "heard" if row["before"] else "too young"
+        ruling = "forged" if row["refused"] is not None else ruling
+        matches = f"{row['matches']} of {row['n']}"
+        table.add_row(f"{row['effort']}", f"{row['queries']}", matches, f"{row['p_value']:.2g}", ruling)
     return table
 
 

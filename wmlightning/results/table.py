@@ -40,7 +40,7 @@ def read_all(folder: Path, complain: Callable[[str], None] = on_stderr) -> pd.Da
 
     A training has one row, with ``attack`` "none". A removal attack has a row for each surrogate and one for its victim
     (``is_victim``), judged on the same images, with strength 0, or NaN where strengths are on a logarithmic scale. A
-    detection attack has one row, on its victim. Accuracies are shares.
+    detection or a claim has one row, on its victim. Accuracies are shares.
 
     Args:
         folder: looked through to the bottom, except for links, hidden folders and ``logs``. A model or an attack that

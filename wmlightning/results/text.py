@@ -74,11 +74,13 @@ def sheets(summary: pd.DataFrame) -> list[Sheet]:
     """The summary of :func:`~wmlightning.results.table.aggregate` as tables for people, one or two for a data set."""
     found = []
     for dataset, part in summary.groupby("dataset", sort=False):
-        detection = part["attack_type"] == "detection"
-        if not detection.all():
-            found.append(_accuracies(str(dataset), part[~detection]))
+        detection, claim = part["attack_type"] == "detection", part["attack_type"] == "claim"
+        if not (detection | claim).all():
+            found.append(_accuracies(str(dataset), part[~detection & ~claim]))
         if (scored := detection & part["score_mean"].notna()).any():  # an unmarked model has no marks to be scored by
             found.append(_findings(str(dataset), part[scored]))
+        if claim.any():
+            found.append(_claims(str(dataset), part[claim]))
     return found
 
 
@@ -100,6 +102,11 @@ def _accuracies(dataset: str, part: pd.DataFrame) -> Sheet:
 def _findings(dataset: str, part: pd.DataFrame) -> Sheet:
     results = [(header, _cell(name, form)) for name, header, form in _FINDINGS]
     return _sheet((dataset, "what attacks that look for a watermark found"), part, [], results, [])
+
+
+def _claims(dataset: str, part: pd.DataFrame) -> Sheet:
+    notes = ["The p-value is what a verifier would find who asks for no commitment: it shows nothing."]
+    return _sheet((dataset, "what false accusers reach"), part, [], [("p", _cell("p_value", ".2g"))], notes)
 
 
 def _sheet(

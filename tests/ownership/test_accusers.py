@@ -1,0 +1,232 @@
+"""Verification against odd suspects and false accusers: only decisions, through the public door."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import nn
+
+from tests.conftest import REPO
+from tests.ownership.test_verify import KEYS, TASK
+from wmlightning import load_run
+from wmlightning.attacks.base import Arithmetic, Stolen
+from wmlightning.attacks.overwrite import Overwrite, secret_of_thief
+from wmlightning.errors import UserError
+from wmlightning.job import Job, prepare
+from wmlightning.ownership.__main__ import main
+from wmlightning.ownership.commitment import write_commitment
+from wmlightning.ownership.key import keep_key, make_key, read_key, write_key
+from wmlightning.ownership.verdict import Verdict
+from wmlightning.ownership.verify import verify
+from wmlightning.pipeline import train
+from wmlightning.secret import Secret
+from wmlightning.seeds import role_seed
+
+Images = npt.NDArray[np.uint8]
+Suspect = Callable[[Images], list[int]]
+N_CLASSES = 10
+both_ways = pytest.mark.parametrize("sequential", [True, False])
+
+
+def settled(runs: Path, secret: Secret, *options: str) -> Job:
+    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        return prepare(compose("train", [f"runs_dir={runs}", *options]), secret=secret)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An owner's model, key and commitment."""
+    folder = tmp_path_factory.mktemp("owner")
+    job = settled(folder, Secret(b"o" * 32), *TASK, *KEYS["marks"])
+    keep_key(job, folder / "owner.key")
+    write_commitment(read_key(folder / "owner.key"), folder / "owner.commitment.json")
+    train(job, force=False)
+    job.folder.rename(folder / "model")
+    return folder
+
+
+@pytest.fixture
+def owner(store: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(store, tmp_path / "owner"))
+
+
+@pytest.fixture
+def ask(owner: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Verdict]:
+    """Verifies a key against a function."""
+
+    def go(suspect: Suspect, *overrides: str, key: str = "owner", out: str = "out") -> Verdict:
+        module = type(sys)("odd_suspect")
+        module.answer = suspect  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "odd_suspect", module)
+        asked = [f"key={owner / key}.key", f"out={owner / out}", "suspect=callable"]
+        with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+            (verdict,) = verify(compose("verify", [*asked, "suspect.function=odd_suspect:answer", *overrides]))
+        return verdict
+
+    return go
+
+
+def answers_of(network: nn.Module) -> Suspect:
+    def answer(images: Images) -> list[int]:
+        with torch.no_grad():
+            return network(torch.from_numpy(images).float() / 255).argmax(1).tolist()  # type: ignore[no-any-return]
+
+    return answer
+
+
+@pytest.fixture
+def stolen(owner: Path) -> Suspect:
+    """The owner's model, as it is."""
+    return answers_of(load_run(owner / "model").network.eval())
+
+
+def every(suspect: Suspect, n: int, instead: Callable[[int], int]) -> Suspect:
+    """Answers each n-th image otherwise, counted over all that it ever saw."""
+    seen = 0
+
+    def answer(images: Images) -> list[int]:
+        nonlocal seen
+        labels = suspect(images)
+        first = seen
+        seen += len(labels)
+        return [instead(label) if (first + i) % n == n - 1 else label for i, label in enumerate(labels)]
+
+    return answer
+
+
+# -- suspects --------------------------------------------------------------------------------------------------------
+
+
+@both_ways
+def test_answers_at_random_are_not_owned(ask: Callable[..., Verdict], sequential: bool) -> None:
+    for seed in range(2):
+        draw = np.random.default_rng(seed)
+        verdict = ask(
+            lambda images, draw=draw: draw.integers(N_CLASSES, size=len(images)).tolist(),  # type: ignore[misc]
+            f"sequential={sequential}",
+            out=f"out{seed}",
+        )
+        assert verdict.decision != "owned", verdict.text()
+        assert verdict.p_value > verdict.alpha
+
+
+@both_ways
+def test_always_one_class_is_not_owned(ask: Callable[..., Verdict], owner: Path, sequential: bool) -> None:
+    """Also if it is the class of one of the marks: then a quarter of the triggers match."""
+    (label, *_) = read_key(owner / "owner.key").new.labels.tolist()
+    verdict = ask(lambda images: [label] * len(images), f"sequential={sequential}")
+    assert verdict.matches > 0
+    assert verdict.decision != "owned", verdict.text()
+
+
+@both_ways
+def test_a_tenth_of_the_answers_flipped_is_still_owned(
+    ask: Callable[..., Verdict], stolen: Suspect, sequential: bool
+) -> None:
+    flipped = every(stolen, 10, lambda label: (label + 1) % N_CLASSES)
+    assert ask(flipped, f"sequential={sequential}").decision == "owned"
+
+
+@both_ways
+def test_every_fifth_query_refused_is_still_owned(
+    ask: Callable[..., Verdict], stolen: Suspect, sequential: bool
+) -> None:
+    """What has no answer is counted as such, and never as a match."""
+    verdict = ask(every(stolen, 5, lambda _: -1), f"sequential={sequential}")
+    assert verdict.decision == "owned", verdict.text()
+    assert verdict.missing == verdict.triggers // 5
+    assert verdict.matches <= verdict.triggers - verdict.missing
+
+
+def test_refusing_everything_shows_nothing(ask: Callable[..., Verdict]) -> None:
+    verdict = ask(lambda images: [-1] * len(images))
+    assert (verdict.decision, verdict.matches, verdict.missing) == ("cannot tell", 0, verdict.triggers)
+
+
+def test_a_suspect_that_recognises_repeated_queries_gains_nothing(ask: Callable[..., Verdict], stolen: Suspect) -> None:
+    """It would betray whoever asks twice: so no image is ever sent twice, also not after a verdict, or to others."""
+    seen: set[bytes] = set()
+    repeated = 0
+
+    def answer(images: Images) -> list[int]:
+        nonlocal repeated
+        known = [image.tobytes() in seen for image in images]
+        seen.update(image.tobytes() for image in images)
+        repeated += sum(known)
+        return [0 if again else label for again, label in zip(known, stolen(images), strict=True)]
+
+    first = ask(answer)
+    asked = len(seen)
+    assert first.decision == "owned"
+    again = ask(answer)
+    assert (again.decision, again.p_value, len(seen)) == ("owned", first.p_value, asked)
+    assert ask(answer, out="elsewhere").decision == "owned"
+    assert repeated == 0 and len(seen) > asked
+
+
+# -- accusers --------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_searched_for_a_suspect_is_younger_than_it(ask: Callable[..., Verdict], owner: Path) -> None:
+    """Without a commitment it is owned, and the verdict says what that is worth; with one there is nothing to show."""
+    options = ("watermark.n_marks=3", "watermark.n_triggers=60")
+    for number in range(20000):
+        secret = Secret.from_seed(number)
+        drawn = secret.stream("labels of marks").integers(3, N_CLASSES)
+        if (drawn == 7).all():
+            break
+    thief = settled(owner, secret, *TASK, *options)
+    assert thief.labels.of_marks.tolist() == [7, 7, 7]
+    write_key(make_key(thief), owner / "thief.key")
+    searched = ask(lambda images: [7] * len(images), "alpha=0.002", key="thief")
+    assert searched.decision == "owned", searched.text()
+    assert any("may be younger than the suspect" in note for note in searched.notes)
+    with pytest.raises(UserError, match=r"^commitment: .* is to another key"):
+        ask(lambda images: [7] * len(images), f"commitment={owner / 'owner.commitment.json'}", key="thief")
+
+
+def test_forged_triggers_are_refused(ask: Callable[..., Verdict], owner: Path, stolen: Suspect) -> None:
+    """Images that the suspect answers as the thief wants, in an otherwise rightful key, committed to long ago."""
+    key = read_key(owner / "owner.key")
+    labels = torch.tensor(stolen(key.new.images.numpy()))
+    forged = replace(key, new=replace(key.new, labels=labels))
+    write_key(forged, owner / "forged.key")
+    write_commitment(forged, owner / "forged.commitment.json")
+    with pytest.raises(UserError, match=r"^key: its new triggers do not follow from its secret"):
+        ask(stolen, f"commitment={owner / 'forged.commitment.json'}", key="forged")
+
+
+@pytest.mark.slow
+def test_two_keys_to_one_model(ask: Callable[..., Verdict], owner: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The thief trained a watermark of their own on top: both keys verify, and only age tells them apart."""
+    task = [option for option in TASK if "dataset" not in option and "epochs" not in option]
+    digits = (*task, "dataset=mnist5k", "watermark.n_marks=8", "watermark.n_triggers=0.1", "trainer.max_epochs=12")
+    job = settled(owner, Secret(b"o" * 32), *digits)
+    keep_key(job, owner / "first.key")
+    train(job, force=False)
+    images = job.source.images("test", job.roles.attacker)
+    labels = job.source.labels("test")[job.roles.attacker]
+    network, seed = load_run(job.folder).network, role_seed(2, "attack")
+    text = {"_target_": "wmlightning.watermarks.content.Content", "text": None}
+    thief = Overwrite({**text, "n_marks": 8, "n_triggers": 0.4, "negatives": 0}, [0.03], epochs=4)
+    *_, surrogate = thief.run(Stolen(network, images, labels, 10, seed, Arithmetic(torch.device("cpu"))))
+    theirs = settled(owner, secret_of_thief(seed), *digits, "watermark=content", "watermark.text=null")
+    write_key(make_key(theirs), owner / "second.key")
+
+    suspect, published = answers_of(surrogate.network), []
+    for key in ("first", "second"):
+        published.append(owner / f"{key}.commitment.json")
+        write_commitment(read_key(owner / f"{key}.key"), published[-1])
+        verdict = ask(suspect, f"commitment={published[-1]}", "alpha=0.01", key=key, out=key)
+        assert verdict.decision == "owned", verdict.text()
+    assert main(["compare", *map(str, published)]) == 0
+    assert "neither time is proven" in capsys.readouterr().out

@@ -1,0 +1,112 @@
+"""A watermark of the attacker's own, on the attacker's images: the marks and labels that a key of theirs would have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from wmlightning.config import make
+from wmlightning.data.source import Source, Split
+from wmlightning.data.splits import Roles
+from wmlightning.errors import UserError
+from wmlightning.secret import Secret
+from wmlightning.watermarks.base import MarkingWatermark
+from wmlightning.watermarks.scheme import Scheme, choose_labels
+from wmlightning.watermarks.triggers import TriggerMaker
+
+if TYPE_CHECKING:
+    from wmlightning.attacks.base import Stolen
+
+#: One of so many of the attacker's images is kept for new triggers.
+_KEPT = 4
+
+
+class OwnMarks:
+    """The options of a watermark, and triggers made with it. Both are what ``watermark=`` means elsewhere.
+
+    Args:
+        options: as in ``conf/watermark``; classes are named by number.
+        key: config key that they stand under.
+
+    Raises:
+        UserError: naming the option.
+    """
+
+    def __init__(self, options: Mapping[str, Any], key: str) -> None:
+        self.options = dict(options)
+        self.key = key
+        common = {field.name for field in fields(Scheme)}
+        own = {name: value for name, value in self.options.items() if name not in common}
+        try:
+            self.scheme = Scheme(**{name: value for name, value in self.options.items() if name in common})
+            made = make(OmegaConf.create(own), key) if own.get("_target_") else None
+        except UserError as error:  # told under the watermark's own key
+            raise self.renamed(error) from error
+        if not isinstance(made, MarkingWatermark):
+            wrong = f"{own.get('_target_')} marks no images of the task"
+            raise UserError(f"{key}._target_", wrong, "a class derived from MarkingWatermark")
+        self.watermark = made
+
+    def renamed(self, error: UserError) -> UserError:
+        """An error about ``watermark.X`` as one about the same option of this watermark."""
+        key, wrong, right = error.args
+        first, _, option = key.partition(".")
+        return UserError(f"{self.key}.{option}" if first == "watermark" else key, wrong, right)
+
+    def on(self, stolen: Stolen, labels: Tensor, secret: Secret, **scheme: Any) -> TriggerMaker:
+        """Makes the triggers of a key on the attacker's images, of which one in four is kept for new ones.
+
+        Args:
+            stolen: what the attacker has.
+            labels: what the images show, int64 ``(n,)``.
+            secret: the key's.
+            **scheme: options of the scheme to be changed; marks and their labels stay the same.
+
+        Raises:
+            UserError: if more is asked for than there are images.
+        """
+        index, none = torch.arange(len(labels)), torch.empty(0, dtype=torch.int64)
+        kept = index % _KEPT == 0
+        roles = Roles(train=index[~kept], val=none, attacker=none, judge=index[kept])
+        source, changed = _Images(stolen.images, labels, stolen.n_classes), replace(self.scheme, **scheme)
+        try:
+            called = choose_labels(changed, secret, source, 0, 1, marks_task=True)
+            return TriggerMaker(self.watermark, changed, called, secret, source, roles)
+        except UserError as error:
+            raise self.renamed(error) from error
+
+
+def claimed_marks(options: Mapping[str, Any], key: str) -> OwnMarks:
+    """A watermark whose keys can be told from others by the labels of their marks, without decoys.
+
+    Raises:
+        UserError: naming the option.
+    """
+    marks = OwnMarks(options, key)
+    if marks.scheme.n_marks < 2 or marks.scheme.label != "target":
+        wrong = f"{marks.scheme.n_marks} with label={marks.scheme.label}"
+        raise UserError(f"{key}.n_marks", wrong, "2 or more with label=target: claims are tested by the marks' labels")
+    return marks
+
+
+class _Images(Source):
+    """The attacker's images, the same in both splits."""
+
+    def __init__(self, images: Tensor, labels: Tensor, n_classes: int) -> None:
+        c, h, w = images.shape[1:]
+        super().__init__("the attacker's images", [str(number) for number in range(n_classes)], (c, h, w))
+        self._images = images
+        self._labels = labels
+
+    def labels(self, split: Split) -> Tensor:
+        """See :meth:`Source.labels`."""
+        return self._labels
+
+    def images(self, split: Split, index: Tensor) -> Tensor:
+        """See :meth:`Source.images`."""
+        return self._images.index_select(0, index)
