@@ -332,6 +332,25 @@ def test_suspect_that_dies_and_comes_back(owners: Path, monkeypatch: pytest.Monk
     assert not answered.intersection(sent[len(answered) + 10 :]), "what was answered is not asked again"
 
 
+def test_time_stamp_stands_in_the_verdict(owners: Path) -> None:
+    from tests.ownership.test_timestamp import Authority
+    from wmlightning.ownership.timestamp import response_of, write_request
+
+    published, authority = owners / "published.json", Authority.make(owners / "authority")
+    write_commitment(read_key(owners / "marks.key"), published)
+    unstamped = verified(owners, "marks", "marks", f"commitment={published}")
+    assert "its owner's word" in unstamped.text()
+    authority.answer(write_request(published), response_of(published))
+    stamp = (f"commitment={published}", f"timestamp={response_of(published)}", f"timestamp_ca=[{authority.root}]")
+    verdict = verified(owners, "marks", "marks", *stamp)
+    assert verdict.stamped is not None
+    assert verdict.stamped.endswith("says CN=Honest Time")
+    assert "its owner's word" not in verdict.text()
+    assert verdict.stamped in (owners / "out" / "marks" / "report.html").read_text()
+    with pytest.raises(UserError, match=r"^timestamp: there is no commitment"):
+        verified(owners, "marks", "marks", stamp[1])
+
+
 def test_null_models_are_a_cross_check(owners: Path) -> None:
     verdict = verified(owners, "marks", "marks", f"null_models=[{owners / 'innocent'},{owners / 'decoys'}]")
     assert verdict.null_models == "0 of 2 models made without the key come out as well: p = 0.333 by rank"

@@ -31,11 +31,12 @@ class Verdict:
         reason: one sentence on why.
         suspect: its name.
         commitment: SHA-256 of the key.
-        committed: when the commitment was made, if one was given.
+        committed: when the commitment was made, by its owner's word, if one was given.
         test: the statistical test.
         assumption: what its validity rests on.
         alpha: level of the test.
         p_value: how likely an innocent suspect gives as many matches; of the sequential test, anytime-valid.
+        stamped: when it existed at the latest, and which authority vouches for that.
         p_adjusted: the same after Holm's correction for several suspects.
         e_value: evidence of the sequential test, or ``None``.
         queries: images that were sent, decoys included.
@@ -69,6 +70,7 @@ class Verdict:
     estimate: str
     stopped: str
     details: str = ""
+    stamped: str | None = None
     p_adjusted: float | None = None
     null_models: str | None = None
     notes: list[str] = field(default_factory=list)
@@ -94,6 +96,8 @@ class Verdict:
             f"  assumption: {self.assumption}",
             f"  commitment: {self.commitment}" + (f", made {self.committed}" if self.committed else ""),
         ]
+        if self.stamped is not None:
+            lines.append(f"  time stamp: {self.stamped}")
         if self.p_adjusted is not None:
             lines.insert(3, f"  after correction for several suspects: {_p(self.p_adjusted)}")
         if self.null_models is not None:

@@ -23,6 +23,7 @@ from wmlightning.ownership.statistics.result import TestResult, holm
 from wmlightning.ownership.suspects.base import Suspect, Unreachable
 from wmlightning.ownership.suspects.network import Network
 from wmlightning.ownership.suspects.several import suspects_of
+from wmlightning.ownership.timestamp import verified_time
 from wmlightning.ownership.transcript import Recorded
 from wmlightning.ownership.verdict import Decision, Verdict, estimated, trigger_sample
 from wmlightning.secret import Secret
@@ -32,6 +33,7 @@ from wmlightning.watermarks.triggers import TriggerMaker
 _ANSWERED = 0.5
 _SHOWN = "The suspect has seen the triggers it was asked about: they are spent, and the next dispute takes others."
 _UNCOMMITTED = "No published commitment was given: the key may be younger than the suspect."
+_UNSTAMPED = "When the commitment was made is its owner's word: no time stamp was given."
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class _Claim:
     Attributes:
         key: that was checked.
         maker: what made its triggers.
-        committed: when its commitment was made, or ``None``.
+        committed: when its commitment was made, by the owner's word, or ``None``.
+        stamped: the time that an authority vouches for, and which one, or ``None``.
         terms: level and limits for each suspect.
         alpha: level for all of them together.
         innocents: null models.
@@ -52,6 +55,7 @@ class _Claim:
     key: Key
     maker: TriggerMaker
     committed: str | None
+    stamped: str | None
     terms: Terms
     alpha: float
     innocents: list[Network]
@@ -104,11 +108,11 @@ def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> lis
     suspects, path = suspects_of(cfg), Path(options["key"]).expanduser()
     terms = _terms(options, len(suspects))
     key = read_key(path)
-    committed = read_commitment(Path(options["commitment"]), key)["made"] if options["commitment"] else None
+    committed, stamped = _published(options, key)
     maker = key.check(options["data_dir"], options["trust"])
     innocents = [Network(folder, trust=options["trust"]) for folder in options["null_models"]]
     several, show = len(suspects) > 1, options["show_triggers"]
-    claim = _Claim(key, maker, committed, terms, options["alpha"], innocents, several, show)
+    claim = _Claim(key, maker, committed, stamped, terms, options["alpha"], innocents, several, show)
     triggers, true = triggers_of(key, maker, options["triggers"])
     spent, found = Spent(path), []
     for suspect, out in zip(suspects, _folders(suspects, path, options["out"]), strict=True):
@@ -127,6 +131,20 @@ def exit_code(verdicts: list[Verdict]) -> int:
     """0 if any suspect is owned, else 2 if any cannot be told, else 1."""
     codes = {verdict.exit_code for verdict in verdicts}
     return next(code for code in (0, 2, 1) if code in codes)
+
+
+def _published(options: dict[str, Any], key: Key) -> tuple[str | None, str | None]:
+    """When the commitment was made, and when it is proven to have existed."""
+    if not options["commitment"]:
+        if options["timestamp"]:
+            raise UserError("timestamp", "there is no commitment that it could be of", "commitment=FILE")
+        return None, None
+    commitment = Path(options["commitment"]).expanduser()
+    made = str(read_commitment(commitment, key)["made"])
+    if not options["timestamp"]:
+        return made, None
+    roots = [Path(root).expanduser() for root in options["timestamp_ca"]]
+    return made, str(verified_time(commitment, Path(options["timestamp"]).expanduser(), roots))
 
 
 def _terms(options: dict[str, Any], n_suspects: int) -> Terms:
@@ -218,9 +236,16 @@ def _verdict(claim: _Claim, found: _Finding, adjusted: float) -> Verdict:
         details=result.details,
         p_adjusted=adjusted if claim.several else None,
         null_models=_beside(found),
-        notes=[_SHOWN] if claim.committed else [_SHOWN, _UNCOMMITTED],
+        stamped=claim.stamped,
+        notes=[_SHOWN, *_doubts(claim)],
         sample=trigger_sample(question.triggers, found.asked) if claim.show else [],
     )
+
+
+def _doubts(claim: _Claim) -> list[str]:
+    if claim.committed is None:
+        return [_UNCOMMITTED]
+    return [] if claim.stamped else [_UNSTAMPED]
 
 
 def _stopped(found: _Finding, terms: Terms) -> str:
