@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from wmlightning.attacks.base import DetectionAttack, Recovered, RemovalAttack
+from wmlightning.attacks.base import ClaimAttack, DetectionAttack, Recovered, RemovalAttack
 from wmlightning.attacks.execution import Assault, Scene, Victim, carry_out, plan
 from wmlightning.attacks.judge import digest
 from wmlightning.job import Job, prepare
@@ -64,7 +64,8 @@ def check_attack(name: str, config_dir: str | Path | None = None, overrides: Seq
 
     The victim must stay as it was; the same attack must give the same result whatever was drawn before; a removal
     attack must yield surrogates that can be stored and loaded, with rising strengths and told costs; a detection
-    attack one image or more of each class. The victim is trained once for all checks of a process.
+    attack one image or more of each class; a claim attack claims of rising effort. The victim is trained once for all
+    checks of a process.
 
     Args:
         name: as typed after ``attack=``.
@@ -88,8 +89,10 @@ def check_attack(name: str, config_dir: str | Path | None = None, overrides: Seq
         if isinstance(assault.attack, RemovalAttack):
             _check_curve(name, stage, card)
             _check_weights(name, stage, assault, card)
-        else:
+        elif isinstance(assault.attack, DetectionAttack):
             _check_recovered(name, stage, assault, assault.attack)
+        else:
+            _check_claims(name, card)
         shutil.rmtree(assault.folder)  # an edited attack of this name is not found done
     return card
 
@@ -156,6 +159,14 @@ def _check_recovered(name: str, stage: Stage, assault: Assault, attack: Detectio
     claim(bool(((images >= 0) & (images <= 1)).all()), f"{name}: images are not within [0, 1]")
     claim(confidence.shape == images.shape[:2], f"{name}: confidence is not (n_classes, restarts)")
     claim(bool(((confidence >= 0) & (confidence <= 1)).all()), f"{name}: confidence is not within [0, 1]")
+
+
+def _check_claims(name: str, card: dict[str, Any]) -> None:
+    claims = card["findings"]["claims"]
+    efforts = [row["effort"] for row in claims]
+    claim(efforts == sorted(efforts), f"{name}: efforts must rise from claim to claim: {efforts}")
+    claim(card["findings"]["effort"] != ClaimAttack.effort_name, f"{name}: say what its effort_name is")
+    claim(all(row["queries"] >= 0 for row in claims), f"{name}: a negative number of queries")
 
 
 def _stable(card: dict[str, Any]) -> dict[str, Any]:
