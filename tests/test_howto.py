@@ -16,6 +16,7 @@ from tests.conftest import Outcome
 from tests.howto import HOWTO, samples, write_samples
 from wmlightning.config import named_targets
 from wmlightning.errors import UserError
+from wmlightning.report.__main__ import main as report
 from wmlightning.results.__main__ import main as results
 
 Main = Callable[..., Outcome]
@@ -82,6 +83,10 @@ def test_a_watermark_and_an_attack_of_ones_own_take_part_in_everything(
     assert "patch" in table
     assert "jitter" in table
     assert (runs / "results" / "figures").is_dir()
+    assert report([str(runs), "--out", str(runs / "page.html")]) == 0
+    page = (runs / "page.html").read_text()
+    assert "patch" in page
+    assert "jitter" in page
 
     (victim,) = runs.glob("procedural-patch-*")
     attack = [f"victim={victim}", "attack=prune", "attack.prune.rates=[0.7]", *small[3:]]
