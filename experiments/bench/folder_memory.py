@@ -98,10 +98,8 @@ def main() -> None:
             base, _, _ = peak(few, options.side, in_memory, options.workers)
             found, processes, seconds = peak(root, options.side, in_memory, options.workers)
             more = f"{(found - base) / MIB:+.0f} MiB = {(found - base) / decoded:.2f} x decoded"
-            print(
-                f"in_memory={in_memory}: 500 pictures {base / MIB:.0f} MiB, all {found / MIB:.0f} MiB ({more})", end=""
-            )
-            print(f" in {processes} processes, {seconds:.0f} s")
+            peaks = f"500 pictures {base / MIB:.0f} MiB, all {found / MIB:.0f} MiB ({more})"
+            print(f"in_memory={in_memory}: {peaks} in {processes} processes, {seconds:.0f} s")
 
 
 if __name__ == "__main__":
