@@ -94,14 +94,12 @@ def main() -> None:
         decoded = n * 3 * options.side**2
         print(f"{n} pictures of {options.side}x{options.side}, decoded {decoded / MIB:.0f} MiB")
         print(f"listing {listed - began:.1f} s, headers {checked - listed:.1f} s of processor time")
-        base, _, _ = peak(few, options.side, "true", options.workers)
-        print(f"500 pictures in memory (torch, Lightning, network): peak {base / MIB:.0f} MiB")
         for in_memory in ("false", "true"):
+            base, _, _ = peak(few, options.side, in_memory, options.workers)
             found, processes, seconds = peak(root, options.side, in_memory, options.workers)
             more = f"{(found - base) / MIB:+.0f} MiB = {(found - base) / decoded:.2f} x decoded"
-            print(
-                f"in_memory={in_memory}: peak {found / MIB:.0f} MiB in {processes} processes, {more}, {seconds:.0f} s"
-            )
+            peaks = f"500 pictures {base / MIB:.0f} MiB, all {found / MIB:.0f} MiB ({more})"
+            print(f"in_memory={in_memory}: {peaks} in {processes} processes, {seconds:.0f} s")
 
 
 if __name__ == "__main__":
