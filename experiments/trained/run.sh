@@ -1,16 +1,16 @@
 #!/bin/sh
-# Watermarks into models that are already trained: the unmarked models of run.sh (found, or trained here), and three keys
-# for each. Finished runs are not repeated.
+# Watermarks into models that are already trained: the unmarked models of the study of the paper (found, or trained here),
+# and three keys for each. Finished runs are not repeated.
 set -eu
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-.venv/bin/python}
-STARTS=${STARTS:-runs/embedding}
+STARTS=${STARTS:-runs/asiaccs2018-paper}
 for seed in ${SEEDS:-0}; do
   for dataset in ${DATASETS:-mnist cifar10}; do
     WML_RUNS_DIR="$STARTS" "$PYTHON" train.py dataset="$dataset" watermark=none seed="$seed"
     start=$(ls -d "$STARTS/$dataset-none-"*"-s$seed-"*)
-    for key in "noise experiment=embedding/negatives" "content experiment=embedding/negatives" \
-        "noise experiment=embedding/marks"; do
+    for key in "noise experiment=asiaccs2018/negatives" "content experiment=asiaccs2018/negatives" \
+        "noise experiment=asiaccs2018/marks"; do
       # shellcheck disable=SC2086
       WML_RUNS_DIR="${WML_RUNS_DIR:-runs/trained}" "$PYTHON" train.py dataset="$dataset" seed="$seed" \
         start="$start" recipe=embed watermark=$key || echo "not kept: $dataset $key seed=$seed" >&2

@@ -1,6 +1,6 @@
-"""What it costs to put a watermark into a model that is already trained: a table from cards of ``trained.sh``.
+"""What it costs to put a watermark into a model that is already trained: a table from cards of ``run.sh``.
 
-Writes ``trained.csv`` (one row a run) and ``trained.md`` beside this file, so that no number is typed by hand.
+Writes ``results.csv`` (one row a run) and ``table.md`` beside this file, so that no number is typed by hand.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ def main() -> None:
     """Reads cards, writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=RUNS / "trained")
-    parser.add_argument("--starts", type=Path, default=RUNS / "embedding")
+    parser.add_argument("--starts", type=Path, default=RUNS / "asiaccs2018-paper")
     options = parser.parse_args()
     runs = read(options.runs, options.starts)
-    write_bytes(HERE / "trained.csv", runs.round(3).to_csv(index=False).encode())
-    write_bytes(HERE / "trained.md", markdown(runs).encode())
+    write_bytes(HERE / "results.csv", runs.round(3).to_csv(index=False).encode())
+    write_bytes(HERE / "table.md", markdown(runs).encode())
     print(markdown(runs))
 
 
