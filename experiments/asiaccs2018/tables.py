@@ -83,6 +83,7 @@ def _tables(runs: Path, out: Path) -> dict[str, object]:
         "who_claims": "\n".join(verification.claims_table(asked)) if len(asked) else "",
         "claims": f"| claim | here | why |\n|---|---|---|\n{summed}",
         "stored_as": sorted(trained["stored as"].unique()),
+        "asked_seeds": ", ".join(str(int(seed)) for seed in sorted(asked.seed.unique())) if len(asked) else "",
         "seeds": ", ".join(map(str, sorted(trained.seed.unique()))),
         "made": date.today().isoformat(),
         "machine": f"{platform.machine()}, {', '.join(sorted(frame.device.unique()))}",
