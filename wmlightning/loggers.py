@@ -1,9 +1,10 @@
-"""Loggers: W&B without prompts, one run per job."""
+"""Loggers: W&B without prompts, one run for each training, attack and suspect."""
 
 from __future__ import annotations
 
 import netrc
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -11,11 +12,19 @@ from urllib.parse import urlparse
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
 from wandb import Settings
+from wandb.errors import Error as WandbError
 
 from wmlightning.config import make
 from wmlightning.errors import UserError
+from wmlightning.report.privacy import public
+from wmlightning.results.fields import Fields
+from wmlightning.results.rows import names_of
 
 _MODES = ("online", "offline", "disabled", "shared")
+
+#: What a verdict says in numbers and in words, as ``verify/`` in summaries and as columns of the table of verdicts.
+_NUMBERS = ("p_value", "p_adjusted", "e_value", "alpha", "queries", "triggers", "matches", "missing")
+_WORDS = ("decision", "test", "commitment")
 
 
 def wandb_logger(mode: str | None = None, **options: Any) -> Logger:
@@ -31,7 +40,8 @@ def wandb_logger(mode: str | None = None, **options: Any) -> Logger:
         raise UserError("logger.wandb.mode", f"{chosen!r} is no mode", f"one of {', '.join(_MODES)}")
     if chosen == "online" and not has_api_key():
         raise UserError("logger.wandb.mode", "online, but there is no API key", "WANDB_API_KEY, or mode=offline")
-    options.setdefault("settings", Settings(quiet=True))
+    # W&B would send the whole command line along, in which key files, addresses and tokens of suspects stand.
+    options.setdefault("settings", Settings(quiet=True, x_disable_meta=True))
     return WandbLogger(mode=chosen, reinit="create_new", **options)
 
 
@@ -53,7 +63,7 @@ def make_loggers(cfg: DictConfig, folder: Path, name: str, job_type: str) -> lis
         cfg: the settled config.
         folder: where they may write.
         name: of the piece of work.
-        job_type: ``train`` or ``attack``.
+        job_type: ``train``, ``attack`` or ``verify``.
 
     Raises:
         UserError: if a logger refuses its options.
@@ -63,37 +73,88 @@ def make_loggers(cfg: DictConfig, folder: Path, name: str, job_type: str) -> lis
     return [make(node, f"logger.{key}") for key, node in (cfg.logger or {}).items()]
 
 
+def with_names(config: dict[str, Any], **more: str) -> dict[str, Any]:
+    """A config with what results are told apart and grouped by, as ``about``.
+
+    Args:
+        config: of a card.
+        **more: further names.
+    """
+    names = names_of(Fields(config))
+    label = f"{names['dataset']} {names['model']}: " + ", ".join(filter(None, (names["watermark"], names["key"])))
+    return {**config, "about": {**names, "label": label, **more}}
+
+
 def log_attack(loggers: list[Logger], card: dict[str, Any]) -> None:
     """Hands an attack's result to loggers: the curve over strength step by step, the best bargain as the summary.
 
-    W&B draws ``attack/*`` over ``attack/strength``, and gets one table with every surrogate. Recovered images and
+    W&B gets the curve as ``attack/NAME/*`` over ``attack/NAME/strength``, since its panels draw whatever has a metric
+    and the strengths of two attacks share no axis; and one table with every surrogate. Recovered images and
     surrogates stay at home.
     """
-    rows = card.get("curve", [])
-    finals = [
-        {"attack/strength": r["strength"], "attack/seconds": r["seconds"], **r["metrics"]} for r in rows if r["final"]
+    config = with_names(card["config"], attack=card["attack"])
+    points = [
+        {"attack/strength": row["strength"], "attack/seconds": row["seconds"], **row["metrics"]}
+        for row in card.get("curve", [])
+        if row["final"]
     ]
     try:
         for logger in loggers:
-            logger.log_hyperparams({**card["config"], "victim": card["victim"]["fingerprint"]})
+            logger.log_hyperparams({**config, "victim": card["victim"]["fingerprint"]})
             if isinstance(logger, WandbLogger):
-                logger.experiment.define_metric("attack/*", step_metric="attack/strength")
-            for step, metrics in enumerate(finals or [card["metrics"]]):
-                logger.log_metrics(metrics, step=step)
-            if isinstance(logger, WandbLogger):
-                _log_table(logger, rows)
-                logger.experiment.summary.update(card["metrics"])
+                _log_to_wandb(logger, card, points)
+            else:
+                for step, metrics in enumerate(points or [card["metrics"]]):
+                    logger.log_metrics(metrics, step=step)
     finally:
         finish(loggers, "success")
 
 
-def _log_table(logger: WandbLogger, rows: list[dict[str, Any]]) -> None:
-    if not rows:
-        return
-    metrics = sorted(rows[0]["metrics"])
-    columns = ["strength", "epochs", "seconds", *(name.removeprefix("attack/") for name in metrics)]
-    data = [[r["strength"], r["epochs"], r["seconds"], *(r["metrics"].get(m) for m in metrics)] for r in rows]
-    logger.log_table("attack/surrogates", columns=columns, data=data)
+def _log_to_wandb(logger: WandbLogger, card: dict[str, Any], points: list[dict[str, Any]]) -> None:
+    own = f"attack/{card['attack']}"
+    logger.experiment.define_metric(f"{own}/*", step_metric=f"{own}/strength")
+    for step, metrics in enumerate(points):
+        named = {f"{own}/{name.removeprefix('attack/')}": value for name, value in metrics.items()}
+        logger.log_metrics(named, step=step)
+    if rows := card.get("curve"):
+        names = sorted(rows[0]["metrics"])
+        columns = ["strength", "epochs", "seconds", *(name.removeprefix("attack/") for name in names)]
+        data = [[r["strength"], r["epochs"], r["seconds"], *(r["metrics"].get(name) for name in names)] for r in rows]
+        logger.log_table("attack/surrogates", columns=columns, data=data)
+    logger.experiment.summary.update(card["metrics"])
+
+
+def log_verdict(loggers: list[Logger], verdict: dict[str, Any]) -> None:
+    """Hands a verdict to loggers: its numbers to all, to W&B its words too, and the table ``verify/verdicts``.
+
+    Neither triggers nor places on this machine are among them.
+
+    Args:
+        loggers: made for this suspect.
+        verdict: its fields by name.
+
+    Raises:
+        UserError: if W&B does not take it.
+    """
+    numbers = {f"verify/{name}": verdict[name] for name in _NUMBERS if verdict[name] is not None}
+    words = {name: public(verdict[name]) for name in ("suspect", *_WORDS)}
+    about = {name: verdict[name] for name in ("test", "assumption", "alpha", "commitment", "committed")}
+    columns = ["suspect", "decision", *_NUMBERS, "test", "commitment"]
+    row = [{**verdict, **words}[name] for name in columns]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*logs directory .* exists and is not empty.*")  # asked again
+            for logger in loggers:
+                logger.log_hyperparams({"suspect": words["suspect"], **about})
+                logger.log_metrics(numbers, step=0)
+                if isinstance(logger, WandbLogger):
+                    logger.log_table("verify/verdicts", columns=columns, data=[row])
+                    logger.experiment.summary.update({f"verify/{name}": words[name] for name in _WORDS})
+    except WandbError as error:
+        wrong = f"the verdict is written, but W&B does not take it ({str(error)[:200]})"
+        raise UserError("logger.wandb", wrong, "mode=offline; asked again, the suspect gets no query twice") from error
+    finally:
+        finish(loggers, "success")
 
 
 def finish(loggers: list[Logger], status: str) -> None:

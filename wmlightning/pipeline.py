@@ -31,7 +31,7 @@ from wmlightning.data.datamodule import WatermarkData
 from wmlightning.errors import UserError
 from wmlightning.files import write_bytes
 from wmlightning.job import Job, prepare
-from wmlightning.loggers import finish, log_attack, make_loggers
+from wmlightning.loggers import finish, log_attack, make_loggers, with_names
 from wmlightning.models.classifier import Classifier
 from wmlightning.ownership.key import keep_key, read_key, secret_for
 from wmlightning.results.card import environment, fingerprint, read_card, write_card
@@ -243,7 +243,7 @@ class Training:
         try:
             if trainer.is_global_zero:
                 for logger in self.loggers:
-                    logger.log_hyperparams(_hyperparameters(job))
+                    logger.log_hyperparams(with_names(_hyperparameters(job)))
             fitted = self._fit(data, going_on)
             if fitted is None:
                 return {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from wmlightning.config import plain, setting
 from wmlightning.errors import UserError
 from wmlightning.files import write_bytes
+from wmlightning.loggers import log_verdict, make_loggers
 from wmlightning.ownership.choice import choose, triggers_of
 from wmlightning.ownership.commitment import read_commitment
 from wmlightning.ownership.interview import Interview
@@ -26,6 +27,7 @@ from wmlightning.ownership.suspects.several import suspects_of
 from wmlightning.ownership.timestamp import verified_time
 from wmlightning.ownership.transcript import Recorded
 from wmlightning.ownership.verdict import Decision, Verdict, estimated, trigger_sample
+from wmlightning.report.privacy import public
 from wmlightning.secret import Secret
 from wmlightning.watermarks.triggers import TriggerMaker
 
@@ -106,6 +108,8 @@ def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> lis
     if options["triggers"] not in ("new", "trained"):
         raise UserError("triggers", f"{options['triggers']!r} is unknown", "new or trained")
     suspects, path = suspects_of(cfg), Path(options["key"]).expanduser()
+    folders = _folders(suspects, path, options["out"])
+    loggers = [make_loggers(cfg, out, public(s.name), "verify") for s, out in zip(suspects, folders, strict=True)]
     terms = _terms(options, len(suspects))
     key = read_key(path)
     committed, stamped = _published(options, key)
@@ -115,7 +119,7 @@ def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> lis
     claim = _Claim(key, maker, committed, stamped, terms, options["alpha"], innocents, several, show)
     triggers, true = triggers_of(key, maker, options["triggers"])
     spent, found = Spent(path), []
-    for suspect, out in zip(suspects, _folders(suspects, path, options["out"]), strict=True):
+    for suspect, out in zip(suspects, folders, strict=True):
         fresh = spent.fresh(triggers, _transcript(out))
         question = choose(maker, triggers, true, fresh, terms, _strangers(out))
         tell(estimated(question.estimate(), terms.alpha, terms.survival))
@@ -124,6 +128,8 @@ def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> lis
     verdicts = [_verdict(claim, finding, p) for finding, p in zip(found, adjusted, strict=True)]
     for finding, verdict in zip(found, verdicts, strict=True):
         verdict.write(finding.out)
+    for ours, verdict in zip(loggers, verdicts, strict=True):  # last: a logger that fails costs no verdict
+        log_verdict(ours, asdict(verdict))
     return verdicts
 
 

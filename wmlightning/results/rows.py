@@ -74,31 +74,37 @@ def _last_part(config: Fields, default: str) -> str:
     return target.rsplit(".", 1)[-1].lower() or default
 
 
-def _common(card: Fields) -> Row:
-    """What a card says of the model and the machine, whatever was done."""
-    config = card.part("config")
+def names_of(config: Fields) -> dict[str, str]:
+    """What a model is told apart by, in a word or two each: ``dataset``, ``watermark``, ``key`` and ``model``."""
     watermark = config.part("watermark")
     name = _last_part(watermark, "none")
+    return {
+        "dataset": config.part("dataset").text("name"),
+        "watermark": name,
+        "key": _key(config, "" if name == "none" else key_name(watermark)),
+        "model": _last_part(config.part("model"), ""),
+    }
+
+
+def _key(config: Fields, key: str) -> str:
+    """What begins from a trained model is another thing than what is trained from scratch, in every table."""
+    return ", ".join(filter(None, (key, "into a trained model" if config.has("start") else "")))
+
+
+def _common(card: Fields) -> Row:
+    """What a card says of the model and the machine, whatever was done."""
     seed = card.whole("seed")
     if seed is None:
         raise UnexpectedError("seed is missing")
     return {
         **_EMPTY,
-        "dataset": config.part("dataset").text("name"),
-        "watermark": name,
-        "key": _key(card, "" if name == "none" else key_name(watermark)),
-        "model": _last_part(config.part("model"), ""),
+        **names_of(card.part("config")),
         "seed": seed,
         "precision": card.text("precision", ""),
         "device": card.text("device", ""),
         "group": card.text("group", ""),
         "name": card.text("name", ""),
     }
-
-
-def _key(card: Fields, key: str) -> str:
-    """What begins from a trained model is another thing than what is trained from scratch, in every table."""
-    return ", ".join(filter(None, (key, "into a trained model" if card.part("config").has("start") else "")))
 
 
 def _accuracies(metrics: Fields, prefix: str) -> Row:
