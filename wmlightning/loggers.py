@@ -16,8 +16,8 @@ from wandb.errors import Error as WandbError
 
 from wmlightning.config import make
 from wmlightning.errors import UserError
-from wmlightning.report.privacy import public
 from wmlightning.results.fields import Fields
+from wmlightning.results.privacy import public
 from wmlightning.results.rows import names_of
 
 _MODES = ("online", "offline", "disabled", "shared")

@@ -14,7 +14,7 @@ from tests.report.reading import page_of, pictured, png, report_of, verdict
 from tests.results.cards import leave, prune_card, train_card
 from wmlightning.report.albums import TELLING
 from wmlightning.report.page import render
-from wmlightning.report.privacy import OPEN_OPTIONS, WITHHELD, outline, public, public_config
+from wmlightning.results.privacy import OPEN_OPTIONS, WITHHELD, outline, public, public_config
 from wmlightning.watermarks.scheme import Scheme
 
 #: Words that stand in secret places of the cards below, and nowhere else.

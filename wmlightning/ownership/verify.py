@@ -27,7 +27,7 @@ from wmlightning.ownership.suspects.several import suspects_of
 from wmlightning.ownership.timestamp import verified_time
 from wmlightning.ownership.transcript import Recorded
 from wmlightning.ownership.verdict import Decision, Verdict, estimated, trigger_sample
-from wmlightning.report.privacy import public
+from wmlightning.results.privacy import public
 from wmlightning.secret import Secret
 from wmlightning.watermarks.triggers import TriggerMaker
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from wmlightning.errors import UserError
 from wmlightning.report.overview import Result
-from wmlightning.report.privacy import outline, public, public_config
 from wmlightning.results.card import read_card
 from wmlightning.results.fields import Fields
+from wmlightning.results.privacy import outline, public, public_config
 
 _LINES = 400
 #: What of an attack's config is its own.

@@ -21,10 +21,10 @@ from wmlightning.report.drawing import Look, looks
 from wmlightning.report.models import Model, is_jpeg, models
 from wmlightning.report.overview import SPARK_HEIGHT, SPARK_WIDTH, Glance, Result, glances, results
 from wmlightning.report.pareto import Plot, plots
-from wmlightning.report.privacy import public
 from wmlightning.report.verdicts import Ruling, rulings
 from wmlightning.results.card import FILE, VERDICT
 from wmlightning.results.front import ACCEPTABLE_LOSS
+from wmlightning.results.privacy import public
 from wmlightning.results.table import aggregate, read_all, select
 
 #: Columns of the table that hold words of cards; ``folder`` is where they lie, and stays.

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from wmlightning.report.pictures import BROKEN, Picture, shrunk
-from wmlightning.report.privacy import public
 from wmlightning.results.card import VERDICT, VERDICT_SCHEMA
 from wmlightning.results.fields import Fields, UnexpectedError, cleaned
 from wmlightning.results.found import check_readable, places
+from wmlightning.results.privacy import public
 
 _SENTENCE, _MOST = 2000, 20
 #: Verdicts of earlier versions lack them.
