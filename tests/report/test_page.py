@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.report.reading import Node, one_of_each, page_of, pictured, report_of, verdict
-from tests.results.cards import finetune_card, leave, prune_card, study, train_card
+from tests.results.cards import claim_card, finetune_card, leave, prune_card, study, train_card
 from wmlightning.report.page import render
 from wmlightning.results.table import aggregate, read_all
 
@@ -121,6 +121,21 @@ def test_an_attack_is_summed_up_by_what_a_thief_would_choose(tmp_path: Path) -> 
     assert attack.lost == pytest.approx(100 * best["clean_lost"])
     assert attack.bargain == f"learning rate {best['strength']:g}"
     assert attack.strengths == "0.0001 to 0.1"
+
+
+def test_a_claim_is_told_by_its_p_and_is_no_glance_at_watermarks(tmp_path: Path) -> None:
+    """It says nothing of the model: neither a surrogate nor a finding."""
+    victim = train_card(watermark="none")
+    leave(tmp_path, victim)
+    leave(tmp_path, claim_card(victim, 0.0002))
+    found = report_of(tmp_path)
+    (claim,) = (result for result in found.results if result.attack == "keysearch")
+    assert (claim.p, claim.seconds, claim.clean) == (0.0002, 3.0, 90.0)
+    assert not claim.detects and not claim.strengths
+    page = page_of(tmp_path)
+    assert "asks for no commitment" in page.one("section", id="results").text
+    (row,) = (tr for tr in page.one("table", id="all").all("tr") if tr.attributes.get("data-attack") == "keysearch")
+    assert "0.0002" in row.text
 
 
 def test_a_condition_narrows_everything_but_verdicts(runs: Path) -> None:

@@ -32,7 +32,7 @@ class Result:
         before: new triggers that worked before the attack.
         bargain: its strength.
         spark: new triggers left over strength, as an SVG path.
-        score: of a detection, with its ``p``, and the same of the unmarked twin.
+        score: of a detection, with its ``p``, and the same of the unmarked twin; of a claim there is the ``p``.
         seconds: of training or attack.
     """
 
@@ -85,6 +85,8 @@ def _result(rows: Sequence[Mapping[str, Any]]) -> Result:
         told = {"detects": True, "settings": first["settings"], "seconds": first["seconds"], "score": first["score"]}
         told |= {"p": first["p_value"], "twin_score": first["twin_score"], "twin_p": first["twin_p_value"]}
         told |= _accuracies(first)
+    elif first["attack_type"] == "claim":  # on a model that it leaves as it is
+        told = {"settings": first["settings"], "seconds": first["seconds"], "p": first["p_value"], **_accuracies(first)}
     else:
         told = _removal(first, [row for row in rows if not row["is_victim"]])
     return Result(**common, **told)
