@@ -24,6 +24,7 @@ from wmlightning.config import make, plain
 from wmlightning.data.standard import StandardSource
 from wmlightning.errors import UserError
 from wmlightning.job import Job, prepare
+from wmlightning.task import own_copy
 from wmlightning.watermarks.scheme import Scheme
 
 if sys.version_info >= (3, 11):
@@ -134,7 +135,27 @@ def test_watermark_base_is_the_scheme() -> None:
     base = plain(OmegaConf.load(CONF / "watermark" / "base.yaml"))
     scheme = {field.name: field.default for field in fields(Scheme)}
     assert MISSING not in scheme.values()
-    assert base == scheme
+    assert base == {**scheme, "n_marks": "auto", "n_triggers": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "n_marks", "n_triggers"),
+    [
+        ((), 1, 0.01),
+        (("key=owner.key",), 8, 0.04),
+        (("key=owner.key", "watermark.n_marks=3"), 3, 0.015),
+        (("key=owner.key", "watermark.n_triggers=50"), 8, 50),
+        (("key=owner.key", "watermark.label=random"), 1, 0.01),
+        (("key=owner.key", "watermark.target_class=2"), 1, 0.01),
+        (("watermark.n_marks=8",), 8, 0.04),
+    ],
+)
+def test_an_owner_gets_several_marks(
+    composed: Compose, typed: tuple[str, ...], n_marks: int, n_triggers: float
+) -> None:
+    """What proves ownership in a few queries is the default with a key; a study's is the paper's single mark."""
+    settled = own_copy(composed("dataset=procedural", *typed)).watermark
+    assert (settled.n_marks, settled.n_triggers) == (n_marks, n_triggers)
 
 
 @options("watermark", "base", "none")
