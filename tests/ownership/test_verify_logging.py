@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +72,13 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def logged(place: Path) -> Iterator[tuple[list[Verdict], Path]]:
+def logged(place: Path) -> tuple[list[Verdict], Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         patch.setattr(sys, "argv", ["verify.py", "suspect.headers.Authorization=hunter2"])
-        yield verify(config(place, "out", "logger=many", "group=dispute", "tags=[court]")), place / "out"
+        verdicts = verify(config(place, "out", "logger=many", "group=dispute", "tags=[court]"))
+        wandb.teardown()  # until then its files may not be whole
+    return verdicts, place / "out"
 
 
 def folder_of(out: Path, name: str) -> Path:
