@@ -1,6 +1,6 @@
 """One option at a time: a table for each line of ``run.sh``, rendered from cards into this folder's README.
 
-A run belongs to a table if it differs from the paper's key in nothing but the table's option (and what the table fixes).
+A run belongs to a table if it differs from the paper's key in nothing but the table's option, and what the table fixes.
 """
 
 from __future__ import annotations
