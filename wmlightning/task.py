@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -94,26 +96,30 @@ def settle(cfg: DictConfig, secret: Secret, source: Source | None = None) -> Pla
 def own_copy(cfg: DictConfig) -> DictConfig:
     """A copy in which the name of another data set is replaced by its config, and what is left open is settled."""
     cfg = cfg.copy()
-    _settle_marks(cfg)
+    settle_marks(cfg.watermark, owner=cfg.get("key") is not None)
     images = cfg.watermark.get("images")
     if isinstance(images, str):  # the name of another data set
         cfg.watermark.images = dataset_config(images, "watermark.images")
     return cfg
 
 
-def _settle_marks(cfg: DictConfig) -> None:
-    """How many marks and triggers, where the config says ``auto``.
+def settle_marks(options: MutableMapping[Any, Any], owner: bool) -> None:
+    """How many marks and triggers, where the options of a watermark say ``auto``.
 
     An owner gets several marks, each with its own label, unless something is asked for that takes a single one: a label
     for each trigger, or classes of one's own choice.
+
+    Args:
+        options: changed in place.
+        owner: whether a key is made of them.
     """
-    node = cfg.watermark
-    if node.get("n_marks") == AUTO:
-        chosen = {node.get("source_class"), node.get("target_class")} - {AUTO, SECRET, ANY}
-        owner = cfg.get("key") is not None and node.get("label") == "target" and not chosen
-        node.n_marks = OWNERS_MARKS if owner else 1
-    if node.get("n_triggers") == AUTO:
-        node.n_triggers = 0.01 if node.n_marks == 1 else 0.005 * node.n_marks
+    if options.get("n_marks") == AUTO:
+        chosen = {options.get("source_class"), options.get("target_class")} - {AUTO, SECRET, ANY}
+        several = owner and options.get("label") == "target" and not chosen
+        options["n_marks"] = OWNERS_MARKS if several else 1
+    if options.get("n_triggers") == AUTO:
+        n_marks = options["n_marks"]
+        options["n_triggers"] = 0.005 * n_marks if isinstance(n_marks, int) and n_marks > 1 else 0.01
 
 
 def _scheme(node: DictConfig) -> Scheme:

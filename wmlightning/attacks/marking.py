@@ -15,6 +15,7 @@ from wmlightning.data.source import Source, Split
 from wmlightning.data.splits import Roles
 from wmlightning.errors import UserError
 from wmlightning.secret import Secret
+from wmlightning.task import settle_marks
 from wmlightning.watermarks.base import MarkingWatermark
 from wmlightning.watermarks.scheme import Scheme, choose_labels
 from wmlightning.watermarks.triggers import TriggerMaker
@@ -39,6 +40,7 @@ class OwnMarks:
 
     def __init__(self, options: Mapping[str, Any], key: str) -> None:
         self.options = dict(options)
+        settle_marks(self.options, owner=False)
         self.key = key
         common = {field.name for field in fields(Scheme)}
         own = {name: value for name, value in self.options.items() if name not in common}
