@@ -120,6 +120,9 @@ def test_it_loads_without_what_it_began_from(main: Command, runs: Path, unmarked
     assert float(hits) == pytest.approx(run.card["metrics"]["test/trigger_acc"], abs=1e-6)
     attacked = main(f"victim={file.parent}", "attack=prune", "attack.prune.rates=[0.5]", "recipe=embed", "logger=none")
     assert attacked.code == 0, str(attacked)
+    (card,) = file.parent.glob("attacks/*/card.json")
+    keys = {row["key"] for row in rows_of(json.loads(card.read_text()), "")}
+    assert keys == {"paper, into a trained model"}, "not mixed with models that were trained from scratch"
 
 
 # -- weights from elsewhere ------------------------------------------------------------------------------------------

@@ -309,6 +309,8 @@ def _card(assault: Assault, scene: Scene, n_images: int) -> dict[str, Any]:
     cfg = plain(job.cfg)
     names = ("seed", "dataset", "watermark", "model", "recipe", "trainer", "tags", "attacker", "judge")
     config = {name: cfg[name] for name in names}
+    if began := (read_card(assault.victim.folder) or {}).get("start"):  # not what was trained from scratch: for tables
+        config["start"] = began
     return {
         "kind": "attack",
         "name": f"{assault.victim.name}/{assault.name}-{assault.fingerprint}",
