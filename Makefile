@@ -52,6 +52,7 @@ bench: setup
 	$(BIN)/python experiments/bench/throughput.py $(ARGS)
 	$(BIN)/python experiments/bench/attacks.py
 	$(BIN)/python experiments/bench/verification.py
+	$(BIN)/python experiments/bench/foreign.py
 
 results: setup
 	$(BIN)/python -m wmlightning.results $(ARGS)
