@@ -18,8 +18,13 @@ SCRIPT = REPO / "experiments" / "asiaccs2018" / "run.sh"
 
 
 def start(folder: Path, log: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "SCALE": "tiny", "WATERMARKS": "noise", "PYTHON": sys.executable}
-    environment |= {"WML_RUNS_DIR": str(folder), "OUT": str(folder / "out"), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "SCALE": "tiny", "WATERMARKS": "noise", "KEYS": "paper"}
+    environment |= {
+        "PYTHON": sys.executable,
+        "WML_RUNS_DIR": str(folder),
+        "OUT": str(folder / "out"),
+        "OMP_NUM_THREADS": "1",
+    }
     with log.open("ab") as out:
         return subprocess.Popen(["sh", str(SCRIPT)], env=environment, stdout=out, stderr=out, start_new_session=True)
 
@@ -43,18 +48,17 @@ def tables(folder: Path) -> dict[str, str]:
 def test_killed_anywhere_it_ends_with_the_same_tables(tmp_path: Path) -> None:
     log, draw = tmp_path / "log", random.Random(0)
     seconds = finish(tmp_path / "whole", log)
-    for _ in range(2):
-        process = start(tmp_path / "killed", log)
-        try:
-            process.wait(draw.uniform(0.2, 0.6) * seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    process = start(tmp_path / "killed", log)
+    try:
+        process.wait(draw.uniform(0.2, 0.8) * seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     finish(tmp_path / "killed", log)
     whole, killed = tables(tmp_path / "whole"), tables(tmp_path / "killed")
     assert whole == killed
     assert "| procedural | noise |" in whole["README.md"]
-    assert len(pd.read_csv(tmp_path / "whole" / "out" / "verification.csv")) > 50
+    assert len(pd.read_csv(tmp_path / "whole" / "out" / "verification.csv")) >= 18
 
 
 def test_unknown_scale_is_told() -> None:
