@@ -39,7 +39,7 @@ from wmlightning.data.source import MemorySource, Split
 from wmlightning.data.splits import assign_roles
 from wmlightning.models.classifier import Classifier, Optimisation
 from wmlightning.models.networks import Normalized, ResNet9, SmallCNN
-from wmlightning.pipeline import _calm_lightning
+from wmlightning.pipeline import calm_lightning
 from wmlightning.precision import resolve_precision
 from wmlightning.secret import Secret
 from wmlightning.watermarks.noise import Noise
@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--memory-of", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    _calm_lightning()
+    calm_lightning()
     precision = resolve_precision(options.precision, "cpu")
     if options.memory_of:
         _print_memory(*options.memory_of, precision)
