@@ -65,7 +65,8 @@ def main() -> None:
     seeds = ", ".join(str(seed) for seed in sorted(runs.seed.unique()))
     parts = [f"{', '.join(sorted(runs.dataset.unique()))} ({stored}), {epochs} epochs, seeds {seeds}."]
     for title, option, fixed in TABLES:
-        parts.append(f"### {title}\n\n" + "\n".join(_table(runs, option, {**PAPER, **fixed})))
+        lines = _table(runs, option, {**PAPER, **fixed})
+        parts.append(f"### {title}\n\n" + ("\n".join(lines) if len(lines) > 2 else "Not run yet."))
     text = README.read_text()
     before, after = text.index(START) + len(START), text.index(END)
     write_bytes(README, (text[:before] + "\n\n" + "\n\n".join(parts) + "\n\n" + text[after:]).encode())
