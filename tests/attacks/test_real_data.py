@@ -22,7 +22,7 @@ def cards(
     """Cards of one training and three attacks on it, by ``train`` and the attacks' names."""
     cwd = tmp_path_factory.mktemp("attacks")
     typed = ["-m", f"dataset={request.param}", "trainer.max_epochs=2", "attack=prune,finetune,inversion"]
-    typed += ["++attack.finetune.learning_rates=[0.001,0.3]", "++attack.finetune.epochs=2"]
+    typed += ["++attack.finetune.learning_rates=[0.001,0.3]", "++attack.finetune.epochs=5"]
     env = {"WML_DATA_DIR": str(data_dir), "OMP_NUM_THREADS": "2"}
     done = train(*typed, runs=cwd / "runs", cwd=cwd, timeout=3000, **env)
     assert done.code == 0, str(done)
