@@ -324,7 +324,7 @@ def test_grey_pictures(path: Path) -> None:
 
 def test_pictures_of_all_sizes_need_one(path: Path) -> None:
     sizes = Items([(Image.new("RGB", (20 + i % 5, 30), (i, 0, 0)), i % 4) for i in range(40)], classes=CLASSES)
-    unseen = Items([(Image.new("RGB", (30, 20), (0, i, 0)), i % 4) for i in range(20)])
+    unseen = Items([(Image.new("RGB", (30, 20), (0, i + 1, 0)), i % 4) for i in range(20)])
     with pytest.raises(UserError, match=r"^size: pictures of \d+x30 and of \d+x30 pixels; size=224"):
         make_key(path, sizes, unseen, n_triggers=8)
     assert make_key(path, sizes, unseen, n_triggers=8, size=16).new.images.shape == (8, 3, 16, 16)
