@@ -208,7 +208,17 @@ def test_forged_and_uncommitted_keys_are_refused(owners: Path) -> None:
         ("triggers=old", "triggers"),
         ("sequential=perhaps", "sequential"),
         ("expect.survival=80", "expect.survival"),
-        ("null_models=[nothing]", "suspect.path"),
+        ("null_models=[nothing]", "null_models"),
+        ("null_models=nothing", "null_models"),
+        ("timestamp_ca=3", "timestamp_ca"),
+        ("key=null", "key"),
+        ("commitment=3", "commitment"),
+        ("out=3", "out"),
+        ("suspects=3", "suspects"),
+        ("trust=mine.Class", "trust"),
+        ("show_triggers=maybe", "show_triggers"),
+        ("expect=null", "expect"),
+        ("expect.decoys=few", "expect.decoys"),
         ("key=nothing.key", "key"),
         ("commitment=nothing.json", "commitment"),
         ("suspect.path=nothing", "suspect.path"),
@@ -347,6 +357,8 @@ def test_time_stamp_stands_in_the_verdict(owners: Path) -> None:
     assert verdict.stamped.endswith("says CN=Honest Time")
     assert "its owner's word" not in verdict.text()
     assert verdict.stamped in (owners / "out" / "marks" / "report.html").read_text()
+    alone = verified(owners, "marks", "marks", *stamp[:2], f"timestamp_ca={authority.root}")
+    assert alone.stamped == verdict.stamped, "one file needs no brackets"
     with pytest.raises(UserError, match=r"^timestamp: there is no commitment"):
         verified(owners, "marks", "marks", stamp[1])
 

@@ -105,8 +105,7 @@ def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> lis
     """
     names = [str(name) for name in cfg if name != "suspect"]  # whose options may be secret, and are its own matter
     options: dict[str, Any] = plain(OmegaConf.masked_copy(cfg, names))
-    if options["triggers"] not in ("new", "trained"):
-        raise UserError("triggers", f"{options['triggers']!r} is unknown", "new or trained")
+    _check_kinds(options)
     suspects, path = suspects_of(cfg), Path(options["key"]).expanduser()
     folders = _folders(suspects, path, options["out"])
     loggers = [make_loggers(cfg, out, public(s.name), "verify") for s, out in zip(suspects, folders, strict=True)]
@@ -114,7 +113,7 @@ def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> lis
     key = read_key(path)
     committed, stamped = _published(options, key)
     maker = key.check(options["data_dir"], options["trust"])
-    innocents = [Network(folder, trust=options["trust"]) for folder in options["null_models"]]
+    innocents = _null_models(options["null_models"], options["trust"])
     several, show = len(suspects) > 1, options["show_triggers"]
     claim = _Claim(key, maker, committed, stamped, terms, options["alpha"], innocents, several, show)
     triggers, true = triggers_of(key, maker, options["triggers"])
@@ -153,12 +152,39 @@ def _published(options: dict[str, Any], key: Key) -> tuple[str | None, str | Non
     return made, str(verified_time(commitment, Path(options["timestamp"]).expanduser(), roots))
 
 
+def _check_kinds(options: dict[str, Any]) -> None:
+    """What YAML lets a user type, and nobody means."""
+    if isinstance(options["timestamp_ca"], str):
+        options["timestamp_ca"] = [options["timestamp_ca"]]
+    kinds: dict[str, tuple[tuple[Any, ...], str]] = {
+        **dict.fromkeys(("key", "data_dir"), ((str,), "the name of a file or folder")),
+        **dict.fromkeys(("commitment", "timestamp", "out"), ((str, type(None)), "a name, in quotes if it is a number")),
+        **dict.fromkeys(("suspects", "null_models", "timestamp_ca", "trust"), ((list,), "a list: [A, B]")),
+        **dict.fromkeys(("sequential", "show_triggers"), ((bool,), "true or false")),
+        "expect": ((dict,), "{survival: 0.8, decoys: 0.05}"),
+    }
+    for name, (kind, right) in kinds.items():
+        if not isinstance(options[name], kind):
+            raise UserError(name, f"{options[name]!r} is something else", right)
+    if options["triggers"] not in ("new", "trained"):
+        raise UserError("triggers", f"{options['triggers']!r} is unknown", "new or trained")
+
+
+def _null_models(folders: list[Any], trust: list[str]) -> list[Network]:
+    """Opened once, so that a mistake shows before a trigger is spent."""
+    found = [Network(str(folder), trust=trust) for folder in folders]
+    for network in found:
+        try:
+            network.open()
+        except UserError as error:
+            raise UserError("null_models", *map(str, error.args[1:])) from error
+    return found
+
+
 def _terms(options: dict[str, Any], n_suspects: int) -> Terms:
     alpha = setting(options["alpha"], "alpha", float, 1e-12, 0.5)
     for name in ("survival", "decoys"):
-        setting(options["expect"][name], f"expect.{name}", float, 0, 1)
-    if not isinstance(options["sequential"], bool):
-        raise UserError("sequential", f"{options['sequential']!r} is unknown", "true or false")
+        setting(options["expect"].get(name), f"expect.{name}", float, 0, 1)
     return Terms(
         alpha=alpha / n_suspects,  # what Holm's correction asks of the smallest p-value
         queries=setting(options["queries"], "queries", int, 1),
