@@ -60,7 +60,7 @@ results: setup
 report: setup
 	$(BIN)/python -m wmlightning.report $(ARGS)
 
-# SCALE=smoke (minutes) or paper; SEEDS="0 1 2".
+# SCALE=smoke (embedded digits) or paper; SEEDS="0 1 2".
 reproduce: setup
 	sh experiments/asiaccs2018/run.sh
 

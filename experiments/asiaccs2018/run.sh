@@ -1,5 +1,5 @@
 #!/bin/sh
-# The study: SCALE=smoke (mnist5k, minutes), SCALE=paper (mnist and cifar10), SCALE=tiny (drawn shapes, for tests).
+# The study: SCALE=smoke (mnist5k), SCALE=paper (mnist and cifar10), SCALE=tiny (drawn shapes, for tests).
 # What is done is not done again, so that it can be stopped at any point and started again. SEEDS="0 1 2" for several,
 # WATERMARKS=noise or DATASETS_ONLY=mnist for a part, KEYS="paper negatives marks random" for a label for each trigger
 # besides, LAUNCHER=joblib for jobs side by side.

@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--command", default="make reproduce", help="what was typed, for the page")
+    parser.add_argument("--remark", default="", help="what else is to be known of the runs, for the page")
     parser.add_argument("--readme", action="store_true", help="put tables into the project's README, too")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -50,7 +51,9 @@ def main() -> None:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    page = folder.get_template("README.md.j2").render(command=options.command, paper=PAPER, **tables)
+    page = folder.get_template("README.md.j2").render(
+        command=options.command, remark=options.remark, paper=PAPER, **tables
+    )
     write_bytes(options.out / "README.md", page.encode())
     if options.readme:
         for name in ("embedding", "verification", "claims"):

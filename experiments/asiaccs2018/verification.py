@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+
 import pandas as pd
 from embedding import KEYS, WATERMARKS
 
@@ -23,15 +26,18 @@ def table(frame: pd.DataFrame, columns: dict[str, tuple[str, float]]) -> list[st
         columns: attack and strength, by the column's title.
     """
     lines = [f"| data | watermark | key | {' | '.join(columns)} |", "|---|---|---|" + "---:|" * len(columns)]
-    for dataset, of_data in frame.groupby("dataset"):
-        for watermark in WATERMARKS:
-            for key in _ORDER:
-                part = of_data[(of_data.watermark == watermark) & (of_data.key == key)]
-                if not len(part):
-                    continue
-                cells = [_cell(part[(part.attack == a) & (part.strength == s)]) for a, s in columns.values()]
-                lines.append(f"| {dataset} | {watermark} | {key} | {' | '.join(cells)} |")
+    for names, part in _by_key(frame):
+        cells = [_cell(part[(part.attack == a) & (part.strength == s)]) for a, s in columns.values()]
+        lines.append(f"| {' | '.join([*names, *cells])} |")
     return lines
+
+
+def _by_key(frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
+    """Rows of each data set, watermark and key, in the order of the tables."""
+    groups = dict(iter(frame.groupby(["dataset", "watermark", "key"])))
+    for names in product(sorted(frame.dataset.unique()), WATERMARKS, _ORDER):
+        if names in groups:
+            yield names, groups[names]
 
 
 def _cell(part: pd.DataFrame) -> str:
@@ -48,16 +54,11 @@ def claims_table(frame: pd.DataFrame) -> list[str]:
     who["the owner, of an unmarked model"] = "an unmarked model"
     head = " | ".join(f"{name}: matches | proven" for name in who)
     lines = [f"| data | watermark | key | {head} |", "|---|---|---|" + "---:|---:|" * len(who)]
-    for dataset, of_data in frame.groupby("dataset"):
-        for watermark in WATERMARKS:
-            for key in _ORDER:
-                part = of_data[(of_data.watermark == watermark) & (of_data.key == key)]
-                if not len(part):
-                    continue
-                cells = []
-                for attack in who.values():
-                    of_one = part[part.attack == attack]
-                    share = f"{100 * of_one.matches.sum() / of_one.triggers.sum():.0f} %" if len(of_one) else ""
-                    cells += [share, f"{int(of_one.decided.sum())} of {len(of_one)}"]
-                lines.append(f"| {dataset} | {watermark} | {key} | {' | '.join(cells)} |")
+    for names, part in _by_key(frame):
+        cells = []
+        for attack in who.values():
+            of_one = part[part.attack == attack]
+            share = f"{100 * of_one.matches.sum() / of_one.triggers.sum():.0f} %" if len(of_one) else ""
+            cells += [share, f"{int(of_one.decided.sum())} of {len(of_one)}"]
+        lines.append(f"| {' | '.join([*names, *cells])} |")
     return lines
