@@ -38,6 +38,7 @@ from wmlightning.results.card import environment, fingerprint, read_card, write_
 from wmlightning.results.summary import show, show_attack
 from wmlightning.seeds import role_seed
 from wmlightning.store import WEIGHTS, file_digest, find_start, load_weights, read_run, secret_of, with_task_of
+from wmlightning.unprofiled import Unprofiled
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -226,6 +227,8 @@ class Training:
             "enable_checkpointing": not options.get("fast_dev_run"),
             "default_root_dir": str(job.folder),
         }
+        if options.get("profiler") is None:
+            settled["profiler"] = Unprofiled()
         trainer: L.Trainer = make(options, "trainer", **settled)
         # Lightning switches this on with `deterministic`; it costs time, and nothing here reads uninitialised memory.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -1,23 +1,24 @@
 """What embedding costs a Lightning project that is not ours: ``python experiments/bench/foreign.py``.
 
-The same project is trained without and with the callback, in turns; a round is two epochs of each. Epochs are timed
-from their first hook to the end of their last batch: the second alone is the steady state, the first also makes the
-triggers' inputs and checks them. Triggers are images too: their own share of the time is what so many more images
-take, and *beyond it* is what the callback costs on top. Evaluating triggers after an epoch is told apart. The images
-are random: speed does not depend on what they show. On a machine that other work shares, ``--cpu-seconds`` with one
-thread (``OMP_NUM_THREADS=1``) compares the work done instead of the time it took.
+The same project is trained without and with the callback, in two processes that take turns every ten steps, so that
+both meet the same machine. The medians of the turns are compared. Triggers are images too: their own share of the time
+is what so many more images take, and *beyond it* is what the callback costs on top. What is done once (keys read and
+checked, inputs of the triggers made) and after each epoch (trigger accuracy) is told apart. The images are random:
+speed does not depend on what they show.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import statistics
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from torchvision.transforms import v2 as transforms
 import wmlightning
 from wmlightning.models.networks import ResNet9
 
-BATCH = 64
+BATCH, STEPS, WARM = 64, 10, 2
 _finish = [transforms.ToImage(), transforms.ToDtype(torch.float32, scale=True), transforms.Normalize([0.5], [0.25])]
 
 
@@ -98,93 +99,112 @@ class Case:
 CASES = {
     "ResNet9 of width 16, 32x32, tensors that are ready": Case(lambda: ResNet9(3, 10), 32, Ready),
     "torchvision resnet18, 64x64, PIL transforms": Case(
-        lambda: torchvision.models.resnet18(num_classes=10), 64, Pictures, 0.25
+        lambda: torchvision.models.resnet18(num_classes=10), 64, Pictures, 0.5
     ),
 }
 
 
-class Clock(L.Callback):
-    """Times epochs and what comes after their last batch."""
+class Turns(L.Callback):
+    """Trains for a turn, tells how long it took, and waits for the next."""
 
-    def __init__(self, n_batches: int, now: Callable[[], float]) -> None:
-        self.last = n_batches - 1
-        self.now = now
-        self.epochs: list[float] = []
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+        self.once: float | None = None
         self.after: list[float] = []
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts."""
-        self.started = self.now()
+    def wait(self, told: float | None) -> None:
+        """Tells and waits."""
+        self.pipe.send(told)
+        self.pipe.recv()
+        self.started = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Ends a turn. The batch is already here."""
+        seconds = time.perf_counter() - self.started
+        if self.once is None:
+            self.once = seconds
+        if batch_idx % STEPS == 0:
+            self.wait(seconds if batch_idx else None)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stops."""
-        if batch_idx == self.last:
-            self.ended = self.now()
-            self.epochs.append(self.ended - self.started)
+        """Notes when the last batch is done."""
+        self.ended = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Notes what the callback before this one did meanwhile."""
-        self.after.append(self.now() - self.ended)
+        self.after.append(time.perf_counter() - self.ended)
 
 
-def seconds(case: Case, n: int, key: Path | None, now: Callable[[], float]) -> tuple[float, float, float]:
-    """Seconds of the first and the second epoch, and of what came after the second."""
+def _train(pipe: Connection, name: str, n: int, epochs: int, key: Path | None) -> None:
+    """A side, in a process of its own."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    case = CASES[name]
     loader = DataLoader(case.data(n, case.side, transforms.Compose(_finish)), BATCH, shuffle=True, drop_last=True)
-    clock = Clock(n // BATCH, now)
     torch.manual_seed(0)
+    turns = Turns(pipe)
     marking = [wmlightning.Watermark(key, transforms.Compose(_finish))] if key is not None else []
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = L.Trainer(
-        accelerator="cpu", max_epochs=2, callbacks=[*marking, clock], enable_model_summary=False, **quiet
+        accelerator="cpu", max_epochs=epochs, callbacks=[*marking, turns], enable_model_summary=False, **quiet
     )
+    turns.wait(None)
     trainer.fit(Module(case.net()), loader)
-    return clock.epochs[0], clock.epochs[1], clock.after[1]
+    pipe.send({"once": turns.once, "after": statistics.median(turns.after)})
 
 
-def compare(name: str, case: Case, n: int, rounds: int, n_triggers: int, now: Callable[[], float]) -> None:
+class Side:
+    """The parent's end of a process."""
+
+    def __init__(self, name: str, n: int, epochs: int, key: Path | None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        context.Process(target=_train, args=(theirs, name, n, epochs, key), daemon=True).start()
+        self.pipe.recv()
+
+    def turn(self) -> Any:
+        """Seconds of a turn; ``None`` where an epoch begins; at the end the seconds of what is told apart."""
+        self.pipe.send("go")
+        return self.pipe.recv()
+
+
+def compare(name: str, n: int, epochs: int, n_triggers: int) -> None:
     """Measures a case and prints it."""
+    side, data = CASES[name].side, CASES[name].data
     with tempfile.TemporaryDirectory() as folder:
         key = Path(folder) / "owner.key"
-        wmlightning.make_key(key, Pictures(n, case.side), Pictures(n // 2, case.side), 10, n_triggers=n_triggers)
-        found = [(seconds(case, n, None, now), seconds(case, n, key, now)) for _ in range(rounds + 1)][
-            1:
-        ]  # the first warms up
-    images = n // BATCH * BATCH
-    more = n_triggers / images
-    print(f"\n{name}: {images} images and {n_triggers} triggers an epoch, {100 * more:.1f} % more images")
-    for epoch, what in ((1, "second epoch"), (0, "first epoch")):
-        plain, marked = (statistics.median(side[epoch] for side in sides) for sides in zip(*found, strict=True))
-        beyond = [marked[epoch] / plain[epoch] / (1 + more) - 1 for plain, marked in found]
-        print(
-            f"  {what:13s} {images / plain:6.0f} images/s without, {(images + n_triggers) / marked:6.0f} with;"
-            f" time {100 * (marked / plain - 1):+.1f} %, beyond the triggers' own share {_told(beyond)}"
-        )
-    after = statistics.median(marked[2] / plain[1] for plain, marked in found)
-    print(f"  trigger accuracy after each epoch: {100 * after:.1f} % of the time of an epoch without")
-
-
-def _told(shares: list[float]) -> str:
-    low, high = min(shares), max(shares)
-    return f"{100 * statistics.median(shares):+.1f} % ({100 * low:+.1f} to {100 * high:+.1f})"
+        wmlightning.make_key(key, Pictures(n, side), Pictures(n // 2, side), 10, n_triggers=n_triggers)
+        plain, marked = Side(name, n, epochs, None), Side(name, n, epochs, key)
+        pairs: list[tuple[Any, Any]] = []
+        while not pairs or not isinstance(pairs[-1][0], dict):
+            first, second = (plain, marked) if len(pairs) % 2 else (marked, plain)
+            found = {first: first.turn(), second: second.turn()}
+            pairs.append((found[plain], found[marked]))
+    apart, timed = pairs[-1], [pair for pair in pairs[:-1] if None not in pair][WARM:]
+    more = n_triggers / (n // BATCH * BATCH)
+    usual = statistics.median(a for a, _ in timed)
+    low, middle, high = statistics.quantiles([b / a / (1 + more) - 1 for a, b in timed], n=4)
+    print(f"\n{name} ({data.__name__}): {100 * more:.1f} % more images, {len(timed)} turns of {STEPS} steps each")
+    print(
+        f"  {STEPS * BATCH / usual:.0f} images/s without; time beyond the triggers' own share {100 * middle:+.1f} %"
+        f" (half of the turns: {100 * low:+.1f} to {100 * high:+.1f})"
+    )
+    once, after = (apart[1][kind] - apart[0][kind] for kind in ("once", "after"))
+    epoch = usual * n / BATCH / STEPS
+    print(f"  once, before the first step: {once:.1f} s; after each epoch: {100 * after / epoch:.1f} % of its time")
 
 
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--images", type=int, default=12800, help="images of an epoch")
     parser.add_argument("--triggers", type=float, default=0.03, help="relative to the images")
-    parser.add_argument("--cpu-seconds", action="store_true", help="of this process, instead of the clock's")
     options = parser.parse_args()
-    now = time.process_time if options.cpu_seconds else time.perf_counter
-    kind = "processor's" if options.cpu_seconds else "clock's"
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    print(f"{torch.get_num_threads()} threads, float32, batch {BATCH}, the {kind} seconds")
-    print(f"{options.rounds} rounds: medians (least to most)")
+    print(f"{torch.get_num_threads()} threads, float32, batch {BATCH}")
     for name, case in CASES.items():
         n = round(options.images * case.share)
-        compare(name, case, n, options.rounds, round(n * options.triggers), now)
+        compare(name, n, options.epochs, round(n * options.triggers))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ from wmlightning.models.networks import Normalized, ResNet9, SmallCNN
 from wmlightning.pipeline import calm_lightning
 from wmlightning.precision import resolve_precision
 from wmlightning.secret import Secret
+from wmlightning.unprofiled import Unprofiled
 from wmlightning.watermarks.noise import Noise
 from wmlightning.watermarks.scheme import Scheme, choose_labels
 from wmlightning.watermarks.triggers import TriggerMaker, no_triggers
@@ -201,6 +202,7 @@ class Ours:
                 limit_val_batches=0,
                 deterministic=True,
                 use_distributed_sampler=False,
+                profiler=Unprofiled(),
             )
             torch.utils.deterministic.fill_uninitialized_memory = False
             trainer.fit(self.module, datamodule=self.data)
@@ -214,6 +216,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=12800, help="images of an epoch (four times as many for MNIST)")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--case", default="", help="MNIST or CIFAR alone")
     parser.add_argument("--memory-of", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     calm_lightning()
@@ -223,6 +226,8 @@ def main() -> None:
         return
     print(f"{torch.get_num_threads()} threads, {precision}, batch {BATCH}, {options.rounds} rounds each, images/s")
     for name, case in CASES.items():
+        if not name.startswith(options.case):
+            continue
         _compare(name, case, precision, options.rounds, options.images * (4 if "MNIST" in name else 1))
         _compare_memory(name, case)
 

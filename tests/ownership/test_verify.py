@@ -148,7 +148,7 @@ def test_shown_triggers_are_spent_for_others_and_not_asked_twice(owners: Path) -
     assert sum(len(line.get("sent", ())) for line in lines) == 40, "the second time, the transcript answers"
     verified(owners, "marks", "innocent")
     others = (owners / "out" / "innocent" / "transcript.jsonl").read_text()
-    seen = {line["image"] for line in lines if "image" in line}
+    seen = {digest for line in lines for digest in line.get("images", ())}
     assert len(seen) == 40
     assert not any(digest in others for digest in seen)
     with pytest.raises(UserError, match=r"^triggers: all \d+ are spent"):
@@ -338,7 +338,7 @@ def test_suspect_that_dies_and_comes_back(owners: Path, monkeypatch: pytest.Monk
     transcript = (owners / "mortal" / "transcript.jsonl").read_text()
     assert transcript.startswith(asked)
     sent = [digest for line in transcript.splitlines() for digest in json.loads(line).get("sent", ())]
-    answered = {json.loads(line)["image"] for line in asked.splitlines() if "image" in json.loads(line)}
+    answered = {digest for line in asked.splitlines() for digest in json.loads(line).get("images", ())}
     assert not answered.intersection(sent[len(answered) + 10 :]), "what was answered is not asked again"
 
 

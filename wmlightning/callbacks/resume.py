@@ -42,6 +42,12 @@ class ResumePoint(ModelCheckpoint):
         self.history: list[dict[str, float]] = []
         self.seconds_before = 0.0
         self.started = time.monotonic()
+        self._state_key = super().state_key
+
+    @property
+    def state_key(self) -> str:
+        """As Lightning makes it, which does so anew for each hook of each step."""
+        return self._state_key
 
     @property
     def seconds(self) -> float:

@@ -33,6 +33,12 @@ class Batch(NamedTuple):
     groups: Tensor
     seed: int
 
+    def to(self, device: torch.device) -> Batch:
+        """On a device. Lightning would look through the fields in each step to find what can be moved."""
+        free = device.type not in ("cpu", "mps")  # there, a copy that is not waited for may be read too early
+        images, labels, groups = (part.to(device, non_blocking=free) for part in self[:3])
+        return Batch(images, labels, groups, self.seed)
+
 
 @dataclass(frozen=True)
 class ImageSet:

@@ -80,6 +80,13 @@ class Classifier(L.LightningModule):
             self.net.compile()
         self._counts = torch.zeros(4)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the name of each hook here, forty times a step, and a module looks for parameters each time.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, images: Tensor) -> Tensor:
         """Float images in [0, 1] ``(n, c, h, w)`` to logits ``(n, k)``."""
         logits: Tensor = self.net(images.contiguous(memory_format=self.memory_format))

@@ -54,7 +54,5 @@ class Interview:
 
     def ask(self, images: Tensor) -> Tensor:
         """Labels of all images: int64 ``(n,)``, -1 also for those that were not asked about any more."""
-        found = torch.full((len(images),), MISSING, dtype=torch.int64)
-        for i, label in enumerate(self.stream(images)):
-            found[i] = label
-        return found
+        labels = list(self.stream(images))
+        return torch.tensor(labels + [MISSING] * (len(images) - len(labels)), dtype=torch.int64)

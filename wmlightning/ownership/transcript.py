@@ -1,8 +1,9 @@
 """What a suspect was asked and what it answered: written down as it happens, so that nothing is asked twice.
 
 A transcript is a file of JSON lines. The first names the suspect. Before images leave, a line says which, by the hash
-of their bytes, for the images are secret; when they are answered, a line each says what came back. Every image that
-leaves counts against the budget, whether it is answered, lost or sent again. A kill loses no line; the last may tear.
+of their bytes, for the images are secret; when they are answered, another says what came back, together for those that
+came together in the same way. Every image that leaves counts against the budget, whether it is answered, lost or sent
+again. A kill loses no line; the last may tear.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from wmlightning.ownership.suspects.base import NOT_ASKED, Answer, Batch, Shape,
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-SCHEMA = 1
+SCHEMA = 2
 #: What a power cut may lose. Each batch costs a few milliseconds to bring to the disk, which a fast local model feels.
 SYNC_SECONDS = 0.25
 
@@ -123,10 +124,11 @@ class Transcript:
         elif "unsent" in entry:
             self.sent.subtract(map(str, entry["unsent"]))
         else:
-            label, why = entry["label"], entry["missing"]
-            if (label is None) == (why is None) or not (label is None or type(label) is int):
-                raise ValueError("neither an answer nor a missing one")
-            self.answers[entry["image"]] = Answer(label, why, entry["status"], entry["attempt"])
+            why, told = entry["missing"], entry["labels"]
+            if not isinstance(told, list) or {type(label) for label in told} != {int if why is None else type(None)}:
+                raise ValueError("neither answers nor missing ones")
+            for image, label in zip(map(str, entry["images"]), told, strict=True):
+                self.answers[image] = Answer(label, why, entry["status"], entry["attempt"])
 
     def write(self, entries: Sequence[dict[str, Any]]) -> None:
         """Appends lines with one write: from then on a kill cannot lose them, and soon a power cut cannot either."""
@@ -250,11 +252,25 @@ class Recorded:
                         asked = []
                     else:
                         self._keep(batch, asked, tuple(images.shape[1:]))
-                yield self._answers.get(digest, Answer(missing=NOT_ASKED, attempt=0))
+                answer = self._answers.get(digest)
+                yield Answer(missing=NOT_ASKED, attempt=0) if answer is None else answer
 
     def _keep(self, batch: Batch, digests: list[str], shape: tuple[int, ...]) -> None:
-        now = _now()
-        entries = [{"image": digests[i], "shape": shape, **vars(answer), "time": now} for i, answer in batch]
+        alike: dict[Any, Batch] = {}
+        for i, answer in batch:
+            alike.setdefault((answer.missing, answer.status, answer.attempt), []).append((i, answer))
+        entries = [
+            {
+                "images": [digests[i] for i, _ in part],
+                "labels": [answer.label for _, answer in part],
+                "missing": missing,
+                "status": status,
+                "attempt": attempt,
+                "shape": shape,
+                "time": _now(),
+            }
+            for (missing, status, attempt), part in alike.items()
+        ]
         with self._guard:
             if self._file is not None:
                 self._file.write(entries)

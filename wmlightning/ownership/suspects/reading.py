@@ -120,8 +120,9 @@ def of_array(found: npt.NDArray[Any], n: int, n_classes: int | None) -> list[Ans
         return missing(WRONG_CLASSES, n)
     bad = np.isnan(found).any(1) | np.isposinf(found).any(1) if found.dtype.kind == "f" else np.zeros(n, bool)
     labels = found.argmax(1)
+    told = {label: Answer(label) for label in np.unique(labels).tolist()}
     pairs = zip(labels.tolist(), bad.tolist(), strict=True)
-    return [Answer(missing=NOT_A_NUMBER) if is_bad else Answer(label) for label, is_bad in pairs]
+    return [Answer(missing=NOT_A_NUMBER) if is_bad else told[label] for label, is_bad in pairs]
 
 
 def of_tensor(data: Any, shape: Any, n: int, scores: bool, n_classes: int | None) -> list[Answer]:
