@@ -17,7 +17,7 @@ from wandb.errors import Error as WandbError
 from wmlightning.config import make
 from wmlightning.errors import UserError
 from wmlightning.results.fields import Fields
-from wmlightning.results.privacy import public
+from wmlightning.results.privacy import public, public_config
 from wmlightning.results.rows import names_of
 
 _MODES = ("online", "offline", "disabled", "shared")
@@ -73,26 +73,28 @@ def make_loggers(cfg: DictConfig, folder: Path, name: str, job_type: str) -> lis
     return [make(node, f"logger.{key}") for key, node in (cfg.logger or {}).items()]
 
 
-def with_names(config: dict[str, Any], **more: str) -> dict[str, Any]:
-    """A config with what results are told apart and grouped by, as ``about``.
+def with_names(config: dict[str, Any], owned: bool, **more: str) -> dict[str, Any]:
+    """A config for loggers, with what results are told apart and grouped by, as ``about``.
 
     Args:
         config: of a card.
+        owned: whether the secret is an owner's, and not a study's, which follows from the seed: then what tells of
+            marks and labels is withheld.
         **more: further names.
     """
     names = names_of(Fields(config))
     label = f"{names['dataset']} {names['model']}: " + ", ".join(filter(None, (names["watermark"], names["key"])))
-    return {**config, "about": {**names, "label": label, **more}}
+    return {**public_config(config, with_secrets=not owned), "about": {**names, "label": label, **more}}
 
 
-def log_attack(loggers: list[Logger], card: dict[str, Any]) -> None:
+def log_attack(loggers: list[Logger], card: dict[str, Any], owned: bool) -> None:
     """Hands an attack's result to loggers: the curve over strength step by step, the best bargain as the summary.
 
     W&B gets the curve as ``attack/NAME/*`` over ``attack/NAME/strength``, since its panels draw whatever has a metric
     and the strengths of two attacks share no axis; and one table with every surrogate. Recovered images and
-    surrogates stay at home.
+    surrogates stay at home. For ``owned`` see :func:`with_names`.
     """
-    config = with_names(card["config"], attack=card["attack"])
+    config = with_names(card["config"], owned, attack=card["attack"])
     points = [
         {"attack/strength": row["strength"], "attack/seconds": row["seconds"], **row["metrics"]}
         for row in card.get("curve", [])

@@ -132,7 +132,7 @@ def carry_out_all(assaults: list[Assault], job: Job, may_train: bool) -> dict[st
         loggers = make_loggers(job.cfg, assault.folder, f"{assault.victim.name}/{assault.name}", "attack")
         card, before = carry_out(assault, scene, job.cfg.force)
         if not before:
-            log_attack(loggers, card)
+            log_attack(loggers, card, owned=job.cfg.key is not None)
         show_attack(card, assault.folder, before)
         cards.append(card)
     return cards[-1]
@@ -246,7 +246,7 @@ class Training:
         try:
             if trainer.is_global_zero:
                 for logger in self.loggers:
-                    logger.log_hyperparams(with_names(_hyperparameters(job)))
+                    logger.log_hyperparams(with_names(_hyperparameters(job), owned=job.cfg.key is not None))
             fitted = self._fit(data, going_on)
             if fitted is None:
                 return {}

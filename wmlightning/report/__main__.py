@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from wmlightning.errors import UserError
 from wmlightning.files import check_writable, write_bytes
 from wmlightning.report.page import gather, render
-from wmlightning.results.fields import cleaned
-from wmlightning.results.rows import COLUMNS
-from wmlightning.results.table import on_stderr, select
+from wmlightning.results.arguments import (
+    EXIT_NOTHING,
+    EXIT_USAGE,
+    add_conditions,
+    check_conditions,
+    failed,
+    parser_of,
+)
+from wmlightning.results.table import on_stderr
 
 _ROOM = 64 * 2**20
-
-EXIT_NOTHING, EXIT_USAGE = 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,10 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        # Asked of an empty table first: a mistake in a condition need not wait for a thousand cards.
-        select(pd.DataFrame(columns=list(COLUMNS)), options.only, "only")
+        check_conditions(options.only, "only")
     except UserError as error:
-        return _failed(error, EXIT_USAGE)
+        return failed(error, EXIT_USAGE)
     try:
         if not options.runs.is_dir():
             raise UserError("runs_dir", f"{options.runs} is no folder", "name the folder that holds finished runs")
@@ -49,41 +49,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(out, page, private=options.with_secrets)
     except UserError as error:
-        return _failed(error, EXIT_NOTHING)
+        return failed(error, EXIT_NOTHING)
     secret = "; it shows triggers: keep it to yourself" if options.with_secrets else ""
     print(f"wrote {out}: {report.summary()}, {len(page) / 1e6:.1f} MB{secret}")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m wmlightning.report",
-        description="Makes one HTML page of all finished trainings, attacks and verifications below a folder. The page "
-        "is complete in itself and holds no secret unless asked for.",
-        allow_abbrev=False,
+    parser = parser_of(
+        "wmlightning.report",
+        "Makes one HTML page of all finished trainings, attacks and verifications below a folder. The page is complete "
+        "in itself and holds no secret unless asked for.",
     )
-    default = Path(os.environ.get("WML_RUNS_DIR") or "runs")
-    parser.add_argument("runs", metavar="RUNS_DIR", type=Path, nargs="?", default=default, help="default: %(default)s")
     parser.add_argument("--out", metavar="FILE", type=Path, help="default: RUNS_DIR/report.html")
-    parser.add_argument(
-        "--only",
-        metavar="COLUMN=VALUE",
-        action="append",
-        default=[],
-        help="keep results with this value, as in dataset=mnist; again with the same column: either value; with "
-        f"another column: both. Verdicts stay. Columns: {', '.join(COLUMNS)}",
-    )
+    add_conditions(parser, "only", "results", "Verdicts stay. ")
     parser.add_argument(
         "--with-secrets",
         action="store_true",
         help="show triggers, what attacks recovered of them, and the options of marks: a page for the owner alone",
     )
     return parser
-
-
-def _failed(error: UserError, code: int) -> int:
-    print(f"error: {cleaned(str(error), 4096)}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -12,15 +12,19 @@ import pandas as pd
 
 from wmlightning.errors import UserError
 from wmlightning.files import check_writable, write_bytes
+from wmlightning.results.arguments import (
+    EXIT_NOTHING,
+    EXIT_USAGE,
+    add_conditions,
+    check_conditions,
+    failed,
+    parser_of,
+)
 from wmlightning.results.card import FILE
-from wmlightning.results.fields import cleaned
-from wmlightning.results.rows import COLUMNS
 from wmlightning.results.table import aggregate, read_all, select
 from wmlightning.results.text import csv, latex, markdown, show
 
 _ROOM = 32 * 2**20
-
-EXIT_NOTHING, EXIT_USAGE = 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,10 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        # Asked of an empty table first: a mistake in a condition need not wait for a thousand cards.
-        select(pd.DataFrame(columns=list(COLUMNS)), options.where)
+        check_conditions(options.where, "where")
     except UserError as error:
-        return _failed(error, EXIT_USAGE)
+        return failed(error, EXIT_USAGE)
     try:
         frame = _read(options.runs, options.where)
         out = None if options.no_files or options.out == "-" else Path(options.out or options.runs / "results")
@@ -48,30 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in written:
             print(f"wrote {path}")
     except UserError as error:
-        return _failed(error, EXIT_NOTHING)
+        return failed(error, EXIT_NOTHING)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m wmlightning.results",
-        description="Puts all finished trainings and attacks below a folder into one table: prints mean and range over "
-        "seeds, and writes CSV, LaTeX, Markdown and figures.",
-        allow_abbrev=False,
+    parser = parser_of(
+        "wmlightning.results",
+        "Puts all finished trainings and attacks below a folder into one table: prints mean and range over seeds, and "
+        "writes CSV, LaTeX, Markdown and figures.",
     )
-    default = Path(os.environ.get("WML_RUNS_DIR") or "runs")
-    parser.add_argument("runs", metavar="RUNS_DIR", type=Path, nargs="?", default=default, help="default: %(default)s")
     parser.add_argument("--out", metavar="FOLDER", help="where files go (default: RUNS_DIR/results); - for none")
     parser.add_argument("--no-files", action="store_true", help="only print")
     parser.add_argument("--all", action="store_true", help="print every epoch, not only the last of each strength")
-    parser.add_argument(
-        "--where",
-        metavar="COLUMN=VALUE",
-        action="append",
-        default=[],
-        help="keep rows with this value, as in attack=prune; again with the same column: either value; with another "
-        f"column: both. Columns: {', '.join(COLUMNS)}",
-    )
+    add_conditions(parser, "where", "rows")
     return parser
 
 
@@ -102,11 +95,6 @@ def _write(frame: pd.DataFrame, out: Path) -> list[Path]:
     for name, text in texts.items():
         write_bytes(out / name, text.encode())
     return [out / name for name in texts] + write_figures(summary, out / "figures")
-
-
-def _failed(error: UserError, code: int) -> int:
-    print(f"error: {cleaned(str(error), 4096)}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":
