@@ -39,6 +39,14 @@ def test_other_kinds_of_work_are_passed_over(tmp_path: Path) -> None:
     assert read(tmp_path).empty
 
 
+def test_a_class_that_lies_deep_keeps_its_name(tmp_path: Path) -> None:
+    """Were its long path cut off, a watermarked model could be taken for one without."""
+    card = train_card()
+    card["config"]["watermark"]["_target_"] = ".".join(["deep"] * 60) + ".Stripes"
+    leave(tmp_path, card)
+    assert list(read(tmp_path)["watermark"]) == ["stripes"]
+
+
 ENDLESS = [float("inf"), -float("inf"), 10**400]
 NO_TEXT = [None, 3, True, [], {}]
 NO_SHARE = ["0.5", True, [], {}, -0.1, 1.1, *ENDLESS]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from wmlightning.results.fields import Fields, UnexpectedError, spelled
+from wmlightning.results.fields import Fields, UnexpectedError, cleaned, spelled
 
 Row = dict[str, Any]
 
@@ -29,6 +29,7 @@ COLUMNS = {
     **dict.fromkeys(("precision", "device", "group", "name", "folder"), "text"),
 }
 
+_LONGEST_TARGET = 1000
 _EMPTY: Row = {
     name: {"text": "", "real": math.nan, "whole": None, "flag": False}[kind] for name, kind in COLUMNS.items()
 }
@@ -70,8 +71,8 @@ def key_name(watermark: Fields) -> str:
 
 
 def _last_part(config: Fields, default: str) -> str:
-    target = config.text("_target_", "")
-    return target.rsplit(".", 1)[-1].lower() or default
+    target = config.text("_target_", "", longest=_LONGEST_TARGET)  # cut off, its last part would be another
+    return cleaned(target.rsplit(".", 1)[-1].lower()) or default
 
 
 def names_of(config: Fields) -> dict[str, str]:
