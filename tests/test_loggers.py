@@ -31,3 +31,12 @@ def test_config_told_to_loggers(main: Callable[..., Outcome], small: list[str], 
         assert ("SOTT" in text) is not owned
         assert ("(withheld)" in text) is owned
         assert "watermark: content" in text, "what results are grouped by"
+
+
+def test_profiler_that_is_asked_for_tells(
+    train: Callable[..., Outcome], small: list[str], runs: Path, tmp_path: Path
+) -> None:
+    done = train(*small, "logger=none", "trainer.profiler=simple", runs=runs, cwd=tmp_path)
+    assert done.code == 0, done
+    assert "FIT Profiler Report" in done.err
+    assert "[LightningModule]Classifier.optimizer_step" in done.err

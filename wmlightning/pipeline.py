@@ -356,6 +356,7 @@ def calm_lightning() -> None:
     """Keeps what a user can do nothing about off the screen."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # trainer.profiler=simple asks for it
     for message in (
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists.*",
