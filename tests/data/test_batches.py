@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 
 from tests.helpers import few, numbered, read_numbers, some_images
 from wmlightning.data.batches import (
+    Batch,
     CleanImages,
     EvalPlan,
     HeldImages,
@@ -231,3 +233,11 @@ def test_loaders_hand_out_the_planned_batches_with_and_without_workers(workers: 
         found.append(batch.labels)
     assert sum(map(len, found)) == 67
     assert Loading(num_workers=2).loader(dataset, plan, workers=False).num_workers == 0
+
+
+def test_a_batch_moves_as_a_whole_by_lightnings_own_hand() -> None:
+    batch = Batch(torch.zeros(2, 1, 3, 3), torch.zeros(2), torch.zeros(2), 7)
+    moved = move_data_to_device(batch, torch.device("meta"))
+    assert isinstance(moved, Batch)
+    assert [part.device.type for part in moved[:3]] == ["meta"] * 3
+    assert moved.seed == 7
