@@ -337,6 +337,7 @@ def test_line_of_nothing_after_a_power_cut(path: Path) -> None:
         '{"images":["a"],"labels":[null],"missing":null,"status":null,"attempt":1}',
         '{"images":["a"],"labels":[3],"missing":"lost","status":null,"attempt":1}',
         '{"images":["a","b"],"labels":[3],"missing":null,"status":null,"attempt":1}',
+        '{"images":[["a"]],"labels":[3],"missing":null,"status":null,"attempt":1}',
         '{"images":["a"],"labels":3,"missing":null,"status":null,"attempt":1}',
     ],
 )

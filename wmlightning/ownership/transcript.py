@@ -124,10 +124,11 @@ class Transcript:
         elif "unsent" in entry:
             self.sent.subtract(map(str, entry["unsent"]))
         else:
-            why, told = entry["missing"], entry["labels"]
-            if not isinstance(told, list) or {type(label) for label in told} != {int if why is None else type(None)}:
+            why, images, labels = entry["missing"], entry["images"], entry["labels"]
+            kinds = {type(label) for label in labels}
+            if kinds != {int if why is None else type(None)} or {type(image) for image in images} != {str}:
                 raise ValueError("neither answers nor missing ones")
-            for image, label in zip(map(str, entry["images"]), told, strict=True):
+            for image, label in zip(images, labels, strict=True):
                 self.answers[image] = Answer(label, why, entry["status"], entry["attempt"])
 
     def write(self, entries: Sequence[dict[str, Any]]) -> None:
