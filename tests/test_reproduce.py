@@ -11,14 +11,18 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from tests.conftest import REPO
 
 SCRIPT = REPO / "experiments" / "asiaccs2018" / "run.sh"
 
 
-def start(folder: Path, log: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "SCALE": "tiny", "WATERMARKS": "noise", "KEYS": "paper"}
+TINY = {"SCALE": "tiny", "WATERMARKS": "noise", "KEYS": "paper"}
+
+
+def start(folder: Path, log: Path, **scale: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, **(scale or TINY)}
     environment |= {
         "PYTHON": sys.executable,
         "WML_RUNS_DIR": str(folder),
@@ -29,9 +33,9 @@ def start(folder: Path, log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(["sh", str(SCRIPT)], env=environment, stdout=out, stderr=out, start_new_session=True)
 
 
-def finish(folder: Path, log: Path) -> float:
+def finish(folder: Path, log: Path, **scale: str) -> float:
     started = time.monotonic()
-    assert start(folder, log).wait(600) == 0, log.read_text()[-3000:]
+    assert start(folder, log, **scale).wait(3000) == 0, log.read_text()[-3000:]
     return time.monotonic() - started
 
 
@@ -59,6 +63,17 @@ def test_killed_anywhere_it_ends_with_the_same_tables(tmp_path: Path) -> None:
     assert whole == killed
     assert "| procedural | noise |" in whole["README.md"]
     assert len(pd.read_csv(tmp_path / "whole" / "out" / "verification.csv")) >= 18
+
+
+@pytest.mark.slow
+def test_smoke_scale_gives_the_same_numbers_again(tmp_path: Path) -> None:
+    """All of it, job by job and with jobs side by side."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    finish(one, tmp_path / "log", SCALE="smoke")
+    finish(two, tmp_path / "log", SCALE="smoke", LAUNCHER="joblib")
+    assert tables(one) == tables(two)
+    embedding = pd.read_csv(one / "out" / "embedding.csv")
+    assert len(embedding) == 1 + 3 * 3, "unmarked, and three keys of each watermark"
 
 
 def test_unknown_scale_is_told() -> None:
