@@ -40,12 +40,12 @@ def finish(folder: Path, log: Path, **scale: str) -> float:
 
 
 def tables(folder: Path) -> dict[str, str]:
-    """Everything that does not tell time."""
+    """Everything that tells neither time nor which commit was checked out."""
     page = (folder / "out" / "README.md").read_text()
     found = {"README.md": page[page.index("## The abstract's claims") : page.index("## Cost")]}
     for name in ("embedding", "attacks", "verification"):
         frame = pd.read_csv(folder / "out" / f"{name}.csv")
-        found[name] = frame.drop(columns="seconds", errors="ignore").to_csv()
+        found[name] = frame.drop(columns=["seconds", "commit"], errors="ignore").to_csv()
     return found
 
 
