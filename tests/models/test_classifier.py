@@ -111,9 +111,11 @@ class _Fixed(nn.Module):
         return logits + self.weight * 0
 
 
-def test_the_epochs_numbers_count_every_image_once_and_clean_ones_apart() -> None:
-    source = random_source(n_train=63)
-    data = tiny_data(source, batching=Batching(8))  # batches of unequal size: a mean of means would be wrong
+# Batches of unequal size, since a mean of means would be wrong; and so many that they are not counted all at once.
+@pytest.mark.parametrize(("n", "batch_size"), [(63, 8), (320, 2)])
+def test_the_epochs_numbers_count_every_image_once_and_clean_ones_apart(n: int, batch_size: int) -> None:
+    source = random_source(n_train=n)
+    data = tiny_data(source, batching=Batching(batch_size))
     data.merged = replace(data.merged, labels=torch.tensor([0, 0, 0, 1, 1]))  # some marked images are answered right
     (metrics,) = _fit(Classifier(_Fixed(), Optimisation(SGD)), data)
     clean = source.labels("train")[data.roles.train]

@@ -105,9 +105,15 @@ class _Telling(Dataset[Any]):
 
 
 class _Loader(DataLoader[Batch]):
-    """Raises mistakes that workers hand over."""
+    """Raises mistakes that workers hand over, and does by itself what needs neither workers nor page-locked memory.
+
+    torch's own way would note each batch for its profiler, which takes longer than making it.
+    """
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        if not self.num_workers and not self.pin_memory:
+            yield from map(self.dataset.__getitem__, self.sampler)
+            return
         for batch in super().__iter__():
             if isinstance(batch, UserError):
                 raise batch
@@ -166,8 +172,8 @@ class TrainPlan(Sampler[tuple[Tensor, int]]):
         marked = self._marked_turns(draw)
         for step, batch in enumerate(torch.tensor_split(order, self.n_batches)):
             turn = marked[step * self.per_batch : (step + 1) * self.per_batch]
-            share = torch.cat([batch, turn])[self.rank :: self.world_size]
-            yield share, role_seed(self.seed, "augment", self.epoch, step, self.rank)
+            whole = torch.cat([batch, turn]) if self.per_batch else batch
+            yield whole[self.rank :: self.world_size], role_seed(self.seed, "augment", self.epoch, step, self.rank)
 
     def _marked_turns(self, draw: torch.Generator) -> Tensor:
         needed = self.per_batch * self.n_batches

@@ -127,9 +127,8 @@ class WatermarkData(L.LightningDataModule):
         """On the device: augments what is to be augmented, then uint8 0..255 becomes float in [0, 1]."""
         images = batch.images
         if self.augment is not None and self.trainer is not None and self.trainer.training:
-            keep = torch.zeros_like(batch.groups, dtype=torch.bool)
-            if not self.batching.augment_marked:
-                keep = batch.groups >= 0
+            all_turned = self.batching.augment_marked
+            keep = torch.zeros_like(batch.groups, dtype=torch.bool) if all_turned else batch.groups >= 0
             draw = torch.Generator(images.device).manual_seed(batch.seed)
             images = self.augment(images, keep, draw)
         return batch._replace(images=images.to(torch.get_default_dtype()).div_(255))
