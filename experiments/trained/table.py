@@ -1,6 +1,7 @@
 """What it costs to put a watermark into a model that is already trained: a table from cards of ``run.sh``.
 
-Writes ``results.csv`` (one row a run) and ``table.md`` beside this file, so that no number is typed by hand.
+Writes ``results.csv`` (one row a run) and ``table.md`` beside this file, so that no number is typed by hand. Unmarked
+models that were trained on in the same way are the control.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from wmlightning.files import write_bytes
 
 HERE = Path(__file__).resolve().parent
 RUNS = HERE.parents[1] / "runs"
-SHARES = ("clean before", "clean after", "trained triggers", "new triggers", "decoys")
-KEYS = {"negatives": "one mark, negatives", "marks": "8 marks"}
+SHARES = {"clean before": 2, "clean after": 2, "trained triggers": 1, "new triggers": 1, "decoys": 1}
+KEYS = {"negatives": "one mark, negatives", "marks": "8 marks, negatives"}
 
 
 def read(folder: Path, starts: Path) -> pd.DataFrame:
@@ -28,19 +29,19 @@ def read(folder: Path, starts: Path) -> pd.DataFrame:
         if not card.get("start", {}).get("run"):
             continue
         before = json.loads((starts / card["start"]["run"] / "card.json").read_text())["metrics"]
-        after, guard, watermark = card["metrics"], card["guard"], card["config"]["watermark"]
+        after, guard, watermark = card["metrics"], card["guard"], card["config"]["watermark"].get("_target_")
         rows.append(
             {
                 "dataset": card["config"]["dataset"]["name"],
                 "stored as": card["data"]["stored_as"],
-                "watermark": watermark["_target_"].rsplit(".", 1)[-1].lower(),
-                "key": next(text for tag, text in KEYS.items() if tag in card["config"]["tags"]),
+                "watermark": watermark.rsplit(".", 1)[-1].lower() if watermark else "none",
+                "key": next((text for tag, text in KEYS.items() if tag in card["config"]["tags"]), ""),
                 "seed": card["seed"],
                 "clean before": 100 * before["test/clean_acc"],
                 "clean after": 100 * after["test/clean_acc"],
-                "trained triggers": 100 * after["test/trigger_acc"],
-                "new triggers": 100 * after["test/trigger_new_acc"],
-                "decoys": 100 * after["test/decoy_acc"],
+                "trained triggers": 100 * after.get("test/trigger_acc", float("nan")),
+                "new triggers": 100 * after.get("test/trigger_new_acc", float("nan")),
+                "decoys": 100 * after.get("test/decoy_acc", float("nan")),
                 "epochs kept": guard["epochs_kept"],
                 "epochs": card["epochs"],
                 "stopped": guard["stopped"],
@@ -51,24 +52,34 @@ def read(folder: Path, starts: Path) -> pd.DataFrame:
                 "commit": card["environment"]["git_commit"],
             }
         )
-    order = ["dataset", "key", "watermark", "seed"]
-    return pd.DataFrame(rows).sort_values(order, ascending=[False, False, False, True])
+    keys = ["", *KEYS.values()]
+    rows.sort(key=lambda row: (row["dataset"] != "mnist", keys.index(row["key"]), row["watermark"], row["seed"]))
+    return pd.DataFrame(rows)
 
 
 def markdown(runs: pd.DataFrame) -> str:
-    """One line a run."""
-    columns = ["watermark", "key", "seed", *SHARES, "epochs", "seconds"]
+    """One line a key: the mean over seeds, and from where to where they reach."""
+    columns = ["watermark", "key", "seeds", *SHARES, "epochs", "seconds"]
     lines = []
     for (dataset, stored), part in runs.groupby(["dataset", "stored as"], sort=False):
         lines += [f"**{dataset}** ({stored}; {part['precision'].iloc[0]})", ""]
         lines += [f"| {' | '.join(columns)} |", "|---|---|" + "---:|" * (len(columns) - 2)]
-        for row in part.to_dict("records"):
-            shares = [f"{row[name]:.2f}" if "clean" in name else f"{row[name]:.1f}" for name in SHARES]
-            epochs = f"{row['epochs kept']} of {row['epochs']}" if row["stopped"] else f"{row['epochs']}"
-            cells = [row["watermark"], row["key"], row["seed"], *shares, epochs, f"{row['seconds']:.0f}"]
-            lines.append(f"| {' | '.join(map(str, cells))} |")
+        for (watermark, key), rows in part.groupby(["watermark", "key"], sort=False):
+            seeds = ", ".join(map(str, rows["seed"]))
+            shares = [_told(rows[name], digits) for name, digits in SHARES.items()]
+            stopped = f", {rows['stopped'].sum()} stopped" if rows["stopped"].any() else ""
+            epochs = f"{rows['epochs'].iloc[0]}{stopped}"
+            cells = [watermark, key, seeds, *shares, epochs, _told(rows["seconds"], 0)]
+            lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _told(values: pd.Series, digits: int) -> str:
+    if values.isna().all():
+        return ""
+    mean, low, high = (f"{value:.{digits}f}" for value in (values.mean(), values.min(), values.max()))
+    return mean if low == high else f"{mean} ({low} to {high})"
 
 
 def main() -> None:
