@@ -18,7 +18,7 @@ from tests.conftest import REPO
 SCRIPT = REPO / "experiments" / "asiaccs2018" / "run.sh"
 
 
-TINY = {"SCALE": "tiny", "WATERMARKS": "noise", "KEYS": "paper"}
+TINY = {"SCALE": "tiny", "WATERMARKS": "noise", "KEYS": "paper", "ATTACKS": "prune,finetune,fineprune,overwrite"}
 
 
 def start(folder: Path, log: Path, **scale: str) -> subprocess.Popen[bytes]:
@@ -62,6 +62,7 @@ def test_killed_anywhere_it_ends_with_the_same_tables(tmp_path: Path) -> None:
     whole, killed = tables(tmp_path / "whole"), tables(tmp_path / "killed")
     assert whole == killed
     assert "| procedural | noise |" in whole["README.md"]
+    assert "| 60% fine-pruned | 90% fine-pruned | overwritten at 0.01 | overwritten at 0.03 |" in whole["README.md"]
     assert len(pd.read_csv(tmp_path / "whole" / "out" / "verification.csv")) >= 18
 
 

@@ -2,7 +2,7 @@
 # The study: SCALE=smoke (mnist5k), SCALE=paper (mnist and cifar10), SCALE=tiny (drawn shapes, for tests).
 # What is done is not done again, so that it can be stopped at any point and started again. SEEDS="0 1 2" for several,
 # WATERMARKS=noise or DATASETS_ONLY=mnist for a part, KEYS="paper negatives marks random" for a label for each trigger
-# besides, LAUNCHER=joblib for jobs side by side.
+# besides, LAUNCHER=joblib for jobs side by side, ATTACKS=prune,finetune,fineprune,overwrite for removal attacks besides.
 set -eu
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-.venv/bin/python}
@@ -10,6 +10,7 @@ SCALE=${SCALE:-smoke}
 SEEDS=${SEEDS:-0}
 WATERMARKS=${WATERMARKS:-noise,content,unrelated}
 KEYS=${KEYS:-paper negatives marks}
+ATTACKS=${ATTACKS:-prune,finetune}
 HERE=experiments/asiaccs2018
 export WML_RUNS_DIR="${WML_RUNS_DIR:-runs/asiaccs2018-$SCALE}"
 TASK= ATTACK=
@@ -22,6 +23,7 @@ case $SCALE in
   paper) DATASETS=cifar10,mnist ;; # the long ones first: side by side, the short ones fill the gaps
   *) echo "SCALE=$SCALE is unknown: tiny, smoke or paper" >&2; exit 1 ;;
 esac
+case $ATTACKS in *overwrite*) ATTACK="$ATTACK attack.overwrite.learning_rates=[0.01,0.03]" ;; esac
 DATASETS=${DATASETS_ONLY:-$DATASETS}
 OUT=${OUT:-$( [ "$SCALE" = paper ] && echo "$HERE" || echo "$WML_RUNS_DIR/results" )}
 seeds=$(echo $SEEDS | tr ' ' ',')
@@ -35,9 +37,9 @@ for key in $KEYS; do # several marks have several classes: inversion is told for
   case $key in paper|negatives) inverted=$inverted,asiaccs2018/$key ;; *) others=$others,asiaccs2018/$key ;; esac
 done
 # shellcheck disable=SC2086
-[ -z "$inverted" ] || train "watermark=$WATERMARKS" "experiment=${inverted#,}" "attack=[prune,finetune,inversion]" $ATTACK
+[ -z "$inverted" ] || train "watermark=$WATERMARKS" "experiment=${inverted#,}" "attack=[$ATTACKS,inversion]" $ATTACK
 # shellcheck disable=SC2086
-[ -z "$others" ] || train "watermark=$WATERMARKS" "experiment=${others#,}" "attack=[prune,finetune]" $ATTACK
+[ -z "$others" ] || train "watermark=$WATERMARKS" "experiment=${others#,}" "attack=[$ATTACKS]" $ATTACK
 mkdir -p "$OUT"
 # shellcheck disable=SC2086
 "$PYTHON" experiments/ownership/power.py --runs "$WML_RUNS_DIR" --out "$OUT/verification.csv" --seeds $SEEDS

@@ -28,7 +28,10 @@ AS_IT_IS = {"as it is": ("none", 0.0), "through HTTP": ("HTTP", 0.0)}
 ATTACKED = {
     **{f"{rate:.0%} pruned": ("prune", rate) for rate in (0.5, 0.7, 0.9)},
     **{f"fine-tuned at {rate:g}": ("finetune", rate) for rate in (0.01, 0.03, 0.1)},
+    **{f"{rate:.0%} fine-pruned": ("fineprune", rate) for rate in (0.6, 0.9)},
+    **{f"overwritten at {rate:g}": ("overwrite", rate) for rate in (0.01, 0.03)},
 }
+ATTACKS = ("none", "prune", "finetune", "fineprune", "overwrite", "inversion")
 #: The one pair of figures of the paper that is established. Press, quoting a co-author; the generator is not named.
 PAPER = {"none": "78.6", "marked": "78.41"}
 
@@ -64,7 +67,7 @@ def main() -> None:
 def _tables(runs: Path, out: Path) -> dict[str, object]:
     trained = embedding.read(runs)
     frame = read_all(runs)
-    frame = frame[frame.key.isin(embedding.KEYS) & frame.attack.isin(["none", "prune", "finetune", "inversion"])]
+    frame = frame[frame.key.isin(embedding.KEYS) & frame.attack.isin(ATTACKS)]
     attacked = frame[(frame.attack != "none") & (frame.key != "paper, random labels")]
     asked_in = out / "verification.csv"
     asked = verification.read(pd.read_csv(asked_in)) if asked_in.exists() else pd.DataFrame()
@@ -82,7 +85,7 @@ def _tables(runs: Path, out: Path) -> dict[str, object]:
         "removal": "\n".join(attacks.removal_table(found)),
         "inversion": "\n".join(attacks.inversion_table(attacked)),
         "costs": "\n".join(attacks.costs(frame)),
-        "verification": "\n".join(verification.table(asked, {**AS_IT_IS, **ATTACKED})) if len(asked) else "",
+        "verification": "\n".join(verification.table(asked, _columns(asked))) if len(asked) else "",
         "who_claims": "\n".join(verification.claims_table(asked)) if len(asked) else "",
         "claims": f"| claim | here | why |\n|---|---|---|\n{summed}",
         "stored_as": sorted(trained["stored as"].unique()),
@@ -92,6 +95,12 @@ def _tables(runs: Path, out: Path) -> dict[str, object]:
         "machine": f"{platform.machine()}, {', '.join(sorted(frame.device.unique()))}",
         "figures": sorted(path.name for path in (out / "figures").glob("*.png")),
     }
+
+
+def _columns(asked: pd.DataFrame) -> dict[str, tuple[str, float]]:
+    """Columns of which something is known."""
+    known = set(zip(asked.attack, asked.strength, strict=True))
+    return {title: column for title, column in {**AS_IT_IS, **ATTACKED}.items() if column in known}
 
 
 def _include(name: str, table: str) -> None:

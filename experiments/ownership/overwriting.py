@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True)
     options = parser.parse_args()
     rows = [row for folder in sorted(options.runs.iterdir()) for row in _asked(folder)]
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows).sort_values([*MODEL, "seed", "learning_rate"], ignore_index=True)
     write_bytes(HERE / "overwriting.csv", frame.to_csv(index=False, float_format="%.6g").encode())
     text, table = README.read_text(), _table(frame)
     before, after = text.index(START) + len(START), text.index(END)

@@ -1,20 +1,24 @@
 """How many queries decide: stolen models as they are, after attacks, and through HTTP.
 
 ``python experiments/ownership/power.py --runs DIR`` asks every watermarked model of a run store, and every surrogate
-that ``prune`` and ``finetune`` left of it at the strengths below, with the framework's own tests at p <= 0.001; the
-same through HTTP; lets a stranger claim the model; and asks an unmarked model of the same data. It writes
-``power.csv``: a row for each model, surrogate and question. Models that are in it are not asked again.
+that attacks left of it at the strengths below, with the framework's own tests at p <= 0.001; the same through HTTP;
+lets a stranger claim the model; and asks an unmarked model of the same data. It writes ``power.csv``: a row for each
+model, surrogate and question. What is in it is not asked again. Models are asked side by side, one on each core.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from asking import Claim, Held, key_name, put, service
 from torch import nn
 
@@ -30,9 +34,16 @@ HERE = Path(__file__).resolve().parent
 ALPHA = 0.001
 TERMS = Terms(ALPHA, queries=40, budget=5000)
 #: Strengths of surrogates that are asked, by attack.
-STRENGTHS = {"prune": (0.5, 0.7, 0.9), "finetune": (0.01, 0.03, 0.1)}
+STRENGTHS = {
+    "prune": (0.5, 0.7, 0.9),
+    "finetune": (0.01, 0.03, 0.1),
+    "fineprune": (0.6, 0.9),
+    "overwrite": (0.01, 0.03),
+}
 #: A key of one mark takes thousands of queries: it is put fewer times.
 TURNS, TURNS_OF_DECOYS = 20, 3
+#: What a row is about: no two questions are put twice.
+ABOUT = ["model", "attack", "strength"]
 
 
 def main() -> None:
@@ -41,23 +52,34 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=HERE.parents[1] / "runs" / "embedding")
     parser.add_argument("--out", type=Path, default=HERE / "power.csv")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="models asked side by side")
     options = parser.parse_args()
-    frame = pd.read_csv(options.out) if options.out.exists() else pd.DataFrame({"model": []})
-    for folder in _runs(options.runs, marked=True):
-        run = load_run(folder)
-        if run.card["seed"] not in options.seeds or folder.name in set(frame.model) or not run.attacks():
-            continue
-        started = time.monotonic()
-        unmarked = [load_run(other) for other in _runs(options.runs, marked=False) if _same_task(other, folder)]
-        frame = pd.concat([frame, pd.DataFrame(list(_rows(run, unmarked)))], ignore_index=True)
-        write_bytes(options.out, frame.to_csv(index=False).encode())
-        print(f"{folder.name}: {time.monotonic() - started:.0f} s", flush=True)
+    frame = pd.read_csv(options.out) if options.out.exists() else pd.DataFrame({name: [] for name in ABOUT})
+    done = set(frame[ABOUT].itertuples(index=False, name=None))
+    unmarked = _runs(options.runs, options.seeds, marked=False)
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        asked = [pool.submit(_ask, one, unmarked, done) for one in _runs(options.runs, options.seeds, marked=True)]
+        for one in as_completed(asked):
+            frame = pd.concat([frame, pd.DataFrame(one.result())], ignore_index=True)
+            frame = frame.sort_values("model", kind="stable", ignore_index=True)
+            write_bytes(options.out, frame.to_csv(index=False).encode())
 
 
-def _runs(folder: Path, marked: bool) -> list[Path]:
+def _ask(folder: Path, unmarked: list[Path], done: set[tuple[str, str, float]]) -> list[dict[str, Any]]:
+    run = load_run(folder)
+    if not any(card["type"] == "removal" for card in run.attacks().values()):
+        return []
+    started = time.monotonic()
+    rows = list(_rows(run, [load_run(other) for other in unmarked if _same_task(other, folder)], done))
+    print(f"{folder.name}: {len(rows)} claims in {time.monotonic() - started:.0f} s", flush=True)
+    return rows
+
+
+def _runs(folder: Path, seeds: list[int], marked: bool) -> list[Path]:
     """Finished trainings, with a watermark or without."""
     cards = {path: read_card(path) for path in sorted(folder.iterdir())}
     found = {path: card for path, card in cards.items() if card is not None and card.get("kind") == "train"}
+    found = {path: card for path, card in found.items() if card["seed"] in seeds}
     return [path for path, card in found.items() if bool(card["config"]["watermark"].get("_target_")) == marked]
 
 
@@ -67,37 +89,38 @@ def _same_task(one: Path, other: Path) -> bool:
     return len({(card["config"]["dataset"]["name"], card["seed"]) for card in cards if card is not None}) == 1
 
 
-def _rows(run: Run, unmarked: list[Run]) -> Iterator[dict[str, Any]]:
+def _rows(run: Run, unmarked: list[Run], done: set[tuple[str, str, float]]) -> Iterator[dict[str, Any]]:
     claim, config = Claim(run), run.card["config"]
     one_mark = isinstance(claim.question(TERMS, 0), DecoyKeys)
     turns = range(TURNS_OF_DECOYS if one_mark else TURNS)
     questions = [claim.question(TERMS, turn) for turn in turns]
-    watermark = str(config["watermark"]["_target_"]).rsplit(".", 1)[1].lower()
     about = {
         "model": run.folder.name,
         "dataset": config["dataset"]["name"],
         "stored_as": run.card["data"]["stored_as"],
-        "watermark": watermark,
+        "watermark": str(config["watermark"]["_target_"]).rsplit(".", 1)[1].lower(),
         "key": key_name(config),
         "seed": run.card["seed"],
     }
+
+    def put_all(attack: str, strength: float, clean: float, asked: list[Question], suspect: Suspect) -> Iterator[Any]:
+        row = {**about, "attack": attack, "strength": strength, "clean_acc": clean}
+        for turn, question in enumerate(asked):
+            yield {**row, "turn": turn, **_found(question, suspect, claim)}
+
     for attack, strength, clean, network in _stolen(run):
+        if (run.folder.name, attack, strength) in done:
+            continue
         suspect = Held(run, network)
-        for turn, question in enumerate(questions):
-            found = _found(question, suspect, claim)
-            yield {**about, "attack": attack, "strength": strength, "clean_acc": clean, "turn": turn, **found}
-        if attack == "none":
-            row = {**about, "strength": strength, "clean_acc": clean}
-            for turn in turns:
-                found = _found(claim.strangers(TERMS, turn), suspect, claim)
-                yield {**row, "attack": "a stranger claims it", "turn": turn, **found}
-            for innocent in unmarked:
-                for turn, question in enumerate(questions):
-                    found = _found(question, Held(innocent, innocent.network), claim)
-                    yield {**row, "attack": "an unmarked model", "turn": turn, **found}
-            with service(run) as url:
-                for turn, question in enumerate(questions):
-                    yield {**row, "attack": "HTTP", "turn": turn, **_found(question, Oip(url, "classifier"), claim)}
+        yield from put_all(attack, strength, clean, questions, suspect)
+        if attack != "none":
+            continue
+        strangers = [claim.strangers(TERMS, turn) for turn in turns]
+        yield from put_all("a stranger claims it", strength, clean, strangers, suspect)
+        for innocent in unmarked:
+            yield from put_all("an unmarked model", strength, clean, questions, Held(innocent, innocent.network))
+        with service(run) as url:
+            yield from put_all("HTTP", strength, clean, questions, Oip(url, "classifier"))
 
 
 def _found(question: Question, suspect: Suspect, claim: Claim) -> dict[str, Any]:
