@@ -49,9 +49,18 @@ def read(folder: Path) -> pd.DataFrame:
         row |= {"precision": card["precision"], "epochs": card["epochs"], "seconds": card["seconds"]["train"]}
         row |= {"fingerprint": card["fingerprint"], "commit": card["environment"]["git_commit"]}
         rows.append(row)
+    return ordered(pd.DataFrame(rows))
+
+
+def from_csv(path: Path) -> pd.DataFrame:
+    """What :func:`read` gave, without the seconds."""
+    return pd.read_csv(path, dtype={"seed": int}).fillna({"key": ""}).assign(seconds=float("nan"))
+
+
+def ordered(table: pd.DataFrame) -> pd.DataFrame:
+    """In the order of the tables."""
     order = {name: i for i, name in enumerate((*WATERMARKS, *KEYS))}
     columns = ["dataset", "watermark", "key", "seed"]
-    table = pd.DataFrame(rows)
     return table.sort_values(columns, key=lambda c: c.map(lambda v: order.get(v, v)) if c.name in columns[1:3] else c)
 
 

@@ -2,7 +2,8 @@
 # The study: SCALE=smoke (mnist5k), SCALE=paper (mnist and cifar10), SCALE=tiny (drawn shapes, for tests).
 # What is done is not done again, so that it can be stopped at any point and started again. SEEDS="0 1 2" for several,
 # WATERMARKS=noise or DATASETS_ONLY=mnist for a part, KEYS="paper negatives marks random" for a label for each trigger
-# besides, LAUNCHER=joblib for jobs side by side, ATTACKS=prune,finetune,fineprune,overwrite for removal attacks besides.
+# besides, LAUNCHER=joblib for jobs side by side, ATTACKS=prune,finetune,fineprune,overwrite for removal attacks besides,
+# ADD=1 to keep what the CSV files tell of seeds, data sets and keys that are not run now.
 set -eu
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-.venv/bin/python}
@@ -40,8 +41,8 @@ done
 [ -z "$inverted" ] || train "watermark=$WATERMARKS" "experiment=${inverted#,}" "attack=[$ATTACKS,inversion]" $ATTACK
 # shellcheck disable=SC2086
 [ -z "$others" ] || train "watermark=$WATERMARKS" "experiment=${others#,}" "attack=[$ATTACKS]" $ATTACK
-mkdir -p "$OUT"
+mkdir -p "$OUT" "$WML_RUNS_DIR/results"
 # shellcheck disable=SC2086
-"$PYTHON" experiments/ownership/power.py --runs "$WML_RUNS_DIR" --out "$OUT/verification.csv" --seeds $SEEDS
+"$PYTHON" experiments/ownership/power.py --runs "$WML_RUNS_DIR" --out "$WML_RUNS_DIR/results/verification.csv" --seeds $SEEDS
 "$PYTHON" $HERE/tables.py --runs "$WML_RUNS_DIR" --out "$OUT" --command "SCALE=$SCALE SEEDS=\"$SEEDS\" make reproduce" \
-  $( [ "$OUT" = "$HERE" ] && echo --readme || true )
+  ${ADD:+--add} $( [ "$OUT" = "$HERE" ] && echo --readme || true )

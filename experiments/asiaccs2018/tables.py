@@ -1,6 +1,8 @@
 """Renders this folder's README, tables and figures from result cards: the last step of ``run.sh``.
 
-Nothing in them is typed by hand. With ``--readme`` the tables of the project's README are renewed too.
+Nothing in them is typed by hand. With ``--readme`` the tables of the project's README are renewed too. A store may hold
+a part of the study only, such as one seed: with ``--add`` the rows of the CSV files that are already there stay, unless
+the store has newer ones of the same model and attack.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from wmlightning.files import write_bytes
 from wmlightning.results.figures import write_figures
-from wmlightning.results.table import aggregate, read_all
+from wmlightning.results.table import aggregate, from_csv, read_all
 from wmlightning.results.text import csv
 
 HERE = Path(__file__).resolve().parent
@@ -31,6 +33,8 @@ ATTACKED = {
     **{f"{rate:.0%} fine-pruned": ("fineprune", rate) for rate in (0.6, 0.9)},
     **{f"overwritten at {rate:g}": ("overwrite", rate) for rate in (0.01, 0.03)},
 }
+#: Names a model of the study.
+MODEL = ["dataset", "watermark", "key", "seed"]
 ATTACKS = ("none", "prune", "finetune", "fineprune", "overwrite", "inversion")
 #: The one pair of figures of the paper that is established. Press, quoting a co-author; the generator is not named.
 PAPER = {"none": "78.6", "marked": "78.41"}
@@ -43,10 +47,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--command", default="make reproduce", help="what was typed, for the page")
     parser.add_argument("--remark", default="", help="what else is to be known of the runs, for the page")
+    parser.add_argument("--add", action="store_true", help="keep what the CSV files tell of models not in the store")
     parser.add_argument("--readme", action="store_true", help="put tables into the project's README, too")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    tables = _tables(options.runs, options.out)
+    tables = _tables(options.runs, options.out, options.add)
     folder = Environment(
         loader=FileSystemLoader(HERE),
         undefined=StrictUndefined,
@@ -64,15 +69,19 @@ def main() -> None:
     print(page)
 
 
-def _tables(runs: Path, out: Path) -> dict[str, object]:
-    trained = embedding.read(runs)
+def _tables(runs: Path, out: Path, add: bool) -> dict[str, object]:
     frame = read_all(runs)
     frame = frame[frame.key.isin(embedding.KEYS) & frame.attack.isin(ATTACKS)]
+    trained, asked = embedding.read(runs), pd.read_csv(runs / "results" / "verification.csv")
     attacked = frame[(frame.attack != "none") & (frame.key != "paper, random labels")]
-    asked_in = out / "verification.csv"
-    asked = verification.read(pd.read_csv(asked_in)) if asked_in.exists() else pd.DataFrame()
+    if add:
+        trained = embedding.ordered(_merged(embedding.from_csv(out / "embedding.csv"), trained, MODEL))
+        attacked = _merged(from_csv(out / "attacks.csv"), attacked, [*MODEL, "attack"])
+        asked = _merged(pd.read_csv(out / "verification.csv"), asked, [*MODEL, "attack", "strength"])
     write_bytes(out / "embedding.csv", trained.drop(columns="seconds").round(3).to_csv(index=False).encode())
     write_bytes(out / "attacks.csv", csv(attacked.drop(columns=["seconds", "train_seconds", "group"])).encode())
+    write_bytes(out / "verification.csv", asked.to_csv(index=False, float_format="%.6g").encode())
+    asked = verification.read(asked)
     (out / "figures").mkdir(exist_ok=True)
     write_figures(aggregate(attacked), out / "figures")
     found = attacks.bargains(attacked)
@@ -85,16 +94,23 @@ def _tables(runs: Path, out: Path) -> dict[str, object]:
         "removal": "\n".join(attacks.removal_table(found)),
         "inversion": "\n".join(attacks.inversion_table(attacked)),
         "costs": "\n".join(attacks.costs(frame)),
-        "verification": "\n".join(verification.table(asked, _columns(asked))) if len(asked) else "",
-        "who_claims": "\n".join(verification.claims_table(asked)) if len(asked) else "",
+        "verification": "\n".join(verification.table(asked, _columns(asked))),
+        "who_claims": "\n".join(verification.claims_table(asked)),
         "claims": f"| claim | here | why |\n|---|---|---|\n{summed}",
         "stored_as": sorted(trained["stored as"].unique()),
-        "asked_seeds": ", ".join(str(int(seed)) for seed in sorted(asked.seed.unique())) if len(asked) else "",
+        "asked_seeds": ", ".join(str(int(seed)) for seed in sorted(asked.seed.unique())),
         "seeds": ", ".join(map(str, sorted(trained.seed.unique()))),
         "made": date.today().isoformat(),
         "machine": f"{platform.machine()}, {', '.join(sorted(frame.device.unique()))}",
         "figures": sorted(path.name for path in (out / "figures").glob("*.png")),
     }
+
+
+def _merged(old: pd.DataFrame, new: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """All rows; of those that agree in ``names``, the new ones."""
+    known = set(new[names].itertuples(index=False, name=None))
+    stays = [row not in known for row in old[names].itertuples(index=False, name=None)]
+    return pd.concat([old[stays], new], ignore_index=True).sort_values(names, kind="stable", ignore_index=True)
 
 
 def _columns(asked: pd.DataFrame) -> dict[str, tuple[str, float]]:
