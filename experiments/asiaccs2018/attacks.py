@@ -65,29 +65,37 @@ def inversion_table(frame: pd.DataFrame) -> list[str]:
     ]
     for names, part in found.groupby(["dataset", "watermark", "key"]):
         dataset, watermark, key = names
-        cells = [dataset, watermark, KEYS.get(key, key), f"{part.score.mean():.3f}", _each(part.p_value)]
-        cells += [f"{part.twin_score.mean():.3f}", _each(part.twin_p_value)]
+        cells = [dataset, watermark, KEYS.get(key, key), _range(part.score, 3), _each(part.p_value)]
+        cells += [_range(part.twin_score, 3), _each(part.twin_p_value)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def costs(frame: pd.DataFrame) -> list[str]:
-    """Seconds of each part, mean over models."""
-    attacks = frame[(frame.attack != "none") & frame.final & (~frame.is_victim | (frame.attack_type == "detection"))]
-    spent = attacks.groupby(["dataset", "attack", "attack_fingerprint"]).seconds.sum()
+def costs(trained: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
+    """Seconds of each part, mean over models of which they are known.
+
+    Args:
+        trained: from ``embedding.read``.
+        frame: the tidy table of attacks.
+    """
+    parts = [("training", trained[["dataset", "seconds"]])]
+    last = frame[frame.final & (~frame.is_victim | (frame.attack_type == "detection"))].dropna(subset=["seconds"])
+    spent = last.groupby(["attack", "dataset", "attack_fingerprint"], as_index=False).seconds.sum()
+    parts += [(attack, rows[["dataset", "seconds"]]) for attack, rows in spent.groupby("attack")]
     lines = ["| data | part | models | seconds |", "|---|---|---:|---:|"]
-    for dataset, part in frame[frame.attack == "none"].groupby("dataset"):
-        lines.append(f"| {dataset} | training | {len(part)} | {_range(part.train_seconds)} |")
-        for attack, seconds in spent.get(dataset, pd.Series(dtype=float)).groupby("attack"):
-            lines.append(f"| {dataset} | {attack} | {len(seconds)} | {_range(seconds)} |")
+    for dataset in sorted(trained.dataset.unique()):
+        for part, rows in parts:
+            seconds = rows[rows.dataset == dataset].seconds.dropna()
+            if len(seconds):
+                lines.append(f"| {dataset} | {part} | {len(seconds)} | {_range(seconds)} |")
     return lines
 
 
-def _range(values: pd.Series[float]) -> str:
+def _range(values: pd.Series[float], digits: int = 1) -> str:
     values = values.dropna()
     if not len(values):
         return "every strength costs more"
-    low, mean, high = (f"{value:.1f}" for value in (values.min(), values.mean(), values.max()))
+    low, mean, high = (f"{value:.{digits}f}" for value in (values.min(), values.mean(), values.max()))
     return mean if low == high else f"{mean} ({low} to {high})"
 
 

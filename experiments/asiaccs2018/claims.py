@@ -41,7 +41,7 @@ def readings(runs: pd.DataFrame, bargains: pd.DataFrame, attacks: pd.DataFrame, 
     paper = runs[runs.key == "paper"]
     return [
         _fidelity(runs, paper),
-        _effectiveness(paper),
+        _effectiveness(paper, runs[runs.key == "paper, fresh noise"]),
         _ownership(runs, asked),
         _pruning(bargains),
         _tuning(bargains),
@@ -65,7 +65,7 @@ def _fidelity(runs: pd.DataFrame, paper: pd.DataFrame) -> Reading:
     return Reading(claim, CONFIRMED if lost.mean() <= 0.5 else LIMITS if lost.mean() <= 2 else NOT, why)
 
 
-def _effectiveness(paper: pd.DataFrame) -> Reading:
+def _effectiveness(paper: pd.DataFrame, fresh: pd.DataFrame) -> Reading:
     claim = "Triggers are recognised, also those that training never saw."
     if not len(paper):
         return Reading(claim, NOTHING, "no model with the paper's key")
@@ -73,6 +73,12 @@ def _effectiveness(paper: pd.DataFrame) -> Reading:
     why = (
         f"Trained triggers {trained.min():.1f} to {trained.max():.1f} %, new ones {new.min():.1f} to {new.max():.1f} %."
     )
+    if len(fresh):
+        why += (
+            " With noise drawn anew for each image, instead of one pattern, new ones "
+            f"{fresh['new triggers'].min():.1f} to {fresh['new triggers'].max():.1f} %, but strangers' noise {fresh.decoys.min():.1f} to "
+            f"{fresh.decoys.max():.1f} %: what is learned is noise, not a secret."
+        )
     return Reading(claim, CONFIRMED if new.min() >= 95 else LIMITS if new.mean() >= 80 else NOT, why)
 
 
@@ -84,12 +90,11 @@ def _ownership(runs: pd.DataFrame, asked: pd.DataFrame) -> Reading:
     single = as_it_is[as_it_is.key == KEYS["paper"]]
     several = as_it_is[as_it_is.key == KEYS["8 marks"]]
     decoys = runs[runs.key == "paper"].groupby("watermark").decoys.mean()
-    often = ", ".join(f"{name} {share:.0f} %" for name, share in decoys.items())
-    matched = 100 * single.matches.sum() / max(1, single.triggers.sum())
+    often = ", ".join(f"{name} {share:.0f} %" for name, share in decoys.sort_values(ascending=False).items())
     why = (
-        f"The owner's triggers match in {matched:.0f} % of the queries, but so do strangers' ({often}): a count of "
-        "matches proves nothing. Against decoy keys the paper's single mark reaches p <= 0.001 in "
-        f"{int(single.decided.sum())} of {len(single)} claims"
+        f"The owner's new triggers match in {runs[runs.key == 'paper']['new triggers'].mean():.1f} %, strangers' too "
+        f"({often}): a count of matches tells them apart only as far as these differ. Against decoy keys the paper's "
+        f"single mark reaches p <= 0.001 in {int(single.decided.sum())} of {len(single)} claims"
     )
     if len(several):
         decided = several[several.decided]
@@ -97,7 +102,8 @@ def _ownership(runs: pd.DataFrame, asked: pd.DataFrame) -> Reading:
             f"; with eight marks the owner does in {len(decided)} of {len(several)}, with "
             f"{decided.queries.median():.0f} queries (median)"
         )
-    return Reading(claim, CONFIRMED if single.decided.mean() >= 0.9 else LIMITS, why + ".")
+    share = single.decided.mean()
+    return Reading(claim, CONFIRMED if share >= 0.9 else LIMITS if share >= 0.5 else NOT, why + ".")
 
 
 def _pruning(bargains: pd.DataFrame) -> Reading:
@@ -117,6 +123,10 @@ def _removal(claim: str, bargains: pd.DataFrame, attack: str) -> Reading:
         f"In {len(cheap)} of {len(part)} models with the paper's key fewer than half of the new triggers are left at "
         "some strength that costs two points of clean accuracy or less"
     )
+    if len(cheap):
+        where = cheap.groupby(["watermark", "dataset"]).price.agg(["size", "min", "max"])
+        told = [f"{n:.0f} {w} on {d} for {low:.1f} to {high:.1f}" for (w, d), (n, low, high) in where.iterrows()]
+        why += f" ({', '.join(told)} points)"
     dear = part[part.price > 2]
     if len(dear):
         why += f"; in {len(dear)} more at a price of {dear.price.min():.0f} to {dear.price.max():.0f} points"
@@ -136,4 +146,5 @@ def _inversion(attacks: pd.DataFrame) -> Reading:
         f"models, where {0.01 * len(part):.1f} would be expected if nothing showed; the score is "
         f"{part.score.mean():.2f} on average, {part.twin_score.mean():.2f} on unmarked models."
     )
-    return Reading(claim, CONFIRMED if low <= 0.05 * len(part) else LIMITS, why)
+    found = CONFIRMED if low <= 0.05 * len(part) else LIMITS if low < len(part) / 2 else NOT
+    return Reading(claim, found, why)

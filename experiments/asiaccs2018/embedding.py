@@ -8,8 +8,6 @@ from typing import Any
 import pandas as pd
 
 from wmlightning.results.card import read_card
-from wmlightning.results.fields import Fields
-from wmlightning.results.rows import key_name
 
 METRICS = {
     "test/clean_acc": "clean",
@@ -19,10 +17,18 @@ METRICS = {
     "test/decoy_acc": "decoys",
 }
 WATERMARKS = ("none", "noise", "content", "unrelated")
-#: What :func:`~wmlightning.results.rows.key_name` calls the keys of this study, and what the tables call them.
+#: Keys by the tag that their experiment's yaml gives them, and what the tables call them.
+TAGS = {
+    "paper": "paper",
+    "fresh": "paper, fresh noise",
+    "negatives": "negatives",
+    "marks": "8 marks",
+    "random": "paper, random labels",
+}
 KEYS = {
     "": "",
     "paper": "one mark, as in the paper",
+    "paper, fresh noise": "fresh noise for each image",
     "negatives": "one mark, negatives",
     "8 marks": "8 marks, negatives",
     "paper, random labels": "a label for each trigger",
@@ -39,22 +45,24 @@ def read(folder: Path) -> pd.DataFrame:
         config = card["config"]
         target = config["watermark"]["_target_"]
         watermark = target.rsplit(".", 1)[-1].lower() if target else "none"
-        key = key_name(Fields(config["watermark"])) if target else ""
-        if key not in KEYS:
+        tags = [tag for tag in TAGS if tag in config["tags"]]
+        if target and not ("asiaccs2018" in config["tags"] and tags):
             continue
+        key = TAGS[tags[0]] if target else ""
         row = {"dataset": config["dataset"]["name"], "watermark": watermark, "key": key, "seed": card["seed"]}
         row |= {name: 100 * card["metrics"].get(metric, float("nan")) for metric, name in METRICS.items()}
         row |= {"decoys, luckiest": 100 * card["metrics"].get("test/decoy_acc_max", float("nan"))}
         row |= {"triggers": card["data"]["triggers"], "stored as": card["data"]["stored_as"]}
         row |= {"precision": card["precision"], "epochs": card["epochs"], "seconds": card["seconds"]["train"]}
+        row |= {"threads": card["threads"], "platform": card["environment"]["platform"], "device": card["device"]}
         row |= {"fingerprint": card["fingerprint"], "commit": card["environment"]["git_commit"]}
         rows.append(row)
     return ordered(pd.DataFrame(rows))
 
 
 def from_csv(path: Path) -> pd.DataFrame:
-    """What :func:`read` gave, without the seconds."""
-    return pd.read_csv(path, dtype={"seed": int}).fillna({"key": ""}).assign(seconds=float("nan"))
+    """What :func:`read` gave."""
+    return pd.read_csv(path).fillna({"key": ""})
 
 
 def ordered(table: pd.DataFrame) -> pd.DataFrame:

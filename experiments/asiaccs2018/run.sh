@@ -1,48 +1,65 @@
 #!/bin/sh
 # The study: SCALE=smoke (mnist5k), SCALE=paper (mnist and cifar10), SCALE=tiny (drawn shapes, for tests).
-# What is done is not done again, so that it can be stopped at any point and started again. SEEDS="0 1 2" for several,
-# WATERMARKS=noise or DATASETS_ONLY=mnist for a part, KEYS="paper negatives marks random" for a label for each trigger
-# besides, LAUNCHER=joblib for jobs side by side, ATTACKS=prune,finetune,fineprune,overwrite for removal attacks besides,
-# ADD=1 to keep what the CSV files tell of seeds, data sets and keys that are not run now.
+# What is done is not done again, so that it can be stopped at any point and started again. Besides:
+#   SEEDS="0 1 2"            several seeds
+#   KEYS="paper random"      other keys (conf/experiment/asiaccs2018); fresh noise is tried with WATERMARKS that have noise
+#   ATTACKS=prune,fineprune  other removal attacks (also overwrite)
+#   WATERMARKS, DATASETS     a part of the study
+#   ADD=1                    keep what the CSV files tell of seeds, data sets and keys that are not run now
+#   LAUNCHER=basic           one job after the other; without it as many side by side as there are cores
+#   STORE, OUT               where runs are kept, and where tables and figures go
+#   LOGGER=wandb             every logger of train.py
 set -eu
 cd "$(dirname "$0")/../.."
+HERE=experiments/asiaccs2018
+said=
+for name in SCALE SEEDS KEYS ATTACKS WATERMARKS DATASETS ADD LAUNCHER; do
+  eval "value=\${$name:-}"
+  [ -z "$value" ] || case $value in *" "*) said="$said$name=\"$value\" " ;; *) said="$said$name=$value " ;; esac
+done
 PYTHON=${PYTHON:-.venv/bin/python}
 SCALE=${SCALE:-smoke}
 SEEDS=${SEEDS:-0}
 WATERMARKS=${WATERMARKS:-noise,content,unrelated}
-KEYS=${KEYS:-paper negatives marks}
+KEYS=${KEYS:-fresh paper negatives marks}
 ATTACKS=${ATTACKS:-prune,finetune}
-HERE=experiments/asiaccs2018
-export WML_RUNS_DIR="${WML_RUNS_DIR:-runs/asiaccs2018-$SCALE}"
+STORE=${STORE:-runs/asiaccs2018-$SCALE}
 TASK= ATTACK=
 case $SCALE in
-  tiny) DATASETS=procedural
+  tiny) all=procedural
     TASK="++dataset.source.n_train=1200 ++dataset.source.n_test=600 trainer.max_epochs=2"
     ATTACK="++attack.finetune.epochs=1 ++attack.finetune.learning_rates=[0.01,0.1] ++attack.inversion.steps=20
       judge.n_strangers=9" ;;
-  smoke) DATASETS=mnist5k ATTACK="++attack.finetune.learning_rates=[0.01,0.03,0.1]" ;;
-  paper) DATASETS=cifar10,mnist ;; # the long ones first: side by side, the short ones fill the gaps
+  smoke) all=mnist5k ATTACK="++attack.finetune.learning_rates=[0.01,0.03,0.1]" ;;
+  paper) all=cifar10,mnist ;; # the long ones first: side by side, the short ones fill the gaps
   *) echo "SCALE=$SCALE is unknown: tiny, smoke or paper" >&2; exit 1 ;;
 esac
 case $ATTACKS in *overwrite*) ATTACK="$ATTACK attack.overwrite.learning_rates=[0.01,0.03]" ;; esac
-DATASETS=${DATASETS_ONLY:-$DATASETS}
-OUT=${OUT:-$( [ "$SCALE" = paper ] && echo "$HERE" || echo "$WML_RUNS_DIR/results" )}
+OUT=${OUT:-$( [ "$SCALE" = paper ] && echo "$HERE" || echo "$STORE/results" )}
 seeds=$(echo $SEEDS | tr ' ' ',')
+started=$(date +%s)
 
 train() { # shellcheck disable=SC2086 (options are words)
-  "$PYTHON" train.py -m "dataset=$DATASETS" "seed=$seeds" $TASK ${LAUNCHER:+hydra/launcher=$LAUNCHER} "$@"
+  "$PYTHON" train.py -m "dataset=${DATASETS:-$all}" "seed=$seeds" "runs_dir=$STORE" "group=asiaccs2018-$SCALE" $TASK \
+    "hydra/launcher=${LAUNCHER:-joblib}" ${LOGGER:+logger=$LOGGER} "$@"
 }
 train watermark=none
 inverted= others=
 for key in $KEYS; do # several marks have several classes: inversion is told for one
-  case $key in paper|negatives) inverted=$inverted,asiaccs2018/$key ;; *) others=$others,asiaccs2018/$key ;; esac
+  case $key in
+    fresh) case $WATERMARKS in *noise*) train watermark=noise experiment=asiaccs2018/fresh ;; esac ;;
+    paper|negatives) inverted=$inverted,asiaccs2018/$key ;;
+    *) others=$others,asiaccs2018/$key ;;
+  esac
 done
 # shellcheck disable=SC2086
 [ -z "$inverted" ] || train "watermark=$WATERMARKS" "experiment=${inverted#,}" "attack=[$ATTACKS,inversion]" $ATTACK
 # shellcheck disable=SC2086
 [ -z "$others" ] || train "watermark=$WATERMARKS" "experiment=${others#,}" "attack=[$ATTACKS]" $ATTACK
-mkdir -p "$OUT" "$WML_RUNS_DIR/results"
+mkdir -p "$OUT" "$STORE/results"
+asked="$STORE/results/verification.csv"
 # shellcheck disable=SC2086
-"$PYTHON" experiments/ownership/power.py --runs "$WML_RUNS_DIR" --out "$WML_RUNS_DIR/results/verification.csv" --seeds $SEEDS
-"$PYTHON" $HERE/tables.py --runs "$WML_RUNS_DIR" --out "$OUT" --command "SCALE=$SCALE SEEDS=\"$SEEDS\" make reproduce" \
-  ${ADD:+--add} $( [ "$OUT" = "$HERE" ] && echo --readme || true )
+"$PYTHON" experiments/ownership/power.py --runs "$STORE" --out "$asked" --seeds $SEEDS
+"$PYTHON" $HERE/tables.py --runs "$STORE" --out "$OUT" --command "${said}make reproduce" ${ADD:+--add} \
+  $( [ "$OUT" = "$HERE" ] && echo --readme || true )
+echo "the study: $(( $(date +%s) - started )) s, tables and figures in $OUT"

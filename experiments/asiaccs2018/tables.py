@@ -8,9 +8,10 @@ the store has newer ones of the same model and attack.
 from __future__ import annotations
 
 import argparse
-import platform
+import shutil
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import attacks
 import claims
@@ -20,6 +21,7 @@ import verification
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from wmlightning.files import write_bytes
+from wmlightning.results.card import PICTURE
 from wmlightning.results.figures import write_figures
 from wmlightning.results.table import aggregate, from_csv, read_all
 from wmlightning.results.text import csv
@@ -35,7 +37,7 @@ ATTACKED = {
 }
 #: Names a model of the study.
 MODEL = ["dataset", "watermark", "key", "seed"]
-ATTACKS = ("none", "prune", "finetune", "fineprune", "overwrite", "inversion")
+ATTACKS = ("prune", "finetune", "fineprune", "overwrite", "inversion")
 #: The one pair of figures of the paper that is established. Press, quoting a co-author; the generator is not named.
 PAPER = {"none": "78.6", "marked": "78.41"}
 
@@ -46,7 +48,6 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--command", default="make reproduce", help="what was typed, for the page")
-    parser.add_argument("--remark", default="", help="what else is to be known of the runs, for the page")
     parser.add_argument("--add", action="store_true", help="keep what the CSV files tell of models not in the store")
     parser.add_argument("--readme", action="store_true", help="put tables into the project's README, too")
     options = parser.parse_args()
@@ -59,51 +60,88 @@ def main() -> None:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    page = folder.get_template("README.md.j2").render(
-        command=options.command, remark=options.remark, paper=PAPER, **tables
-    )
+    tables["runs"] = _told_of_runs(options.command, tables)
+    page = folder.get_template("README.md.j2").render(paper=PAPER, **tables)
     write_bytes(options.out / "README.md", page.encode())
     if options.readme:
-        for name in ("embedding", "verification", "claims"):
+        for name in ("runs", "embedding", "verification", "claims"):
             _include(name, str(tables[name]))
     print(page)
 
 
-def _tables(runs: Path, out: Path, add: bool) -> dict[str, object]:
-    frame = read_all(runs)
-    frame = frame[frame.key.isin(embedding.KEYS) & frame.attack.isin(ATTACKS)]
+def _tables(runs: Path, out: Path, add: bool) -> dict[str, Any]:
     trained, asked = embedding.read(runs), pd.read_csv(runs / "results" / "verification.csv")
-    attacked = frame[(frame.attack != "none") & (frame.key != "paper, random labels")]
+    frame = read_all(runs)
+    frame = frame[frame.attack.isin(ATTACKS) & frame.victim.isin(trained.fingerprint)]
+    attacked = frame.assign(key=frame.victim.map(dict(zip(trained.fingerprint, trained.key, strict=True))))
+    n_new = len(trained)
     if add:
         trained = embedding.ordered(_merged(embedding.from_csv(out / "embedding.csv"), trained, MODEL))
         attacked = _merged(from_csv(out / "attacks.csv"), attacked, [*MODEL, "attack"])
         asked = _merged(pd.read_csv(out / "verification.csv"), asked, [*MODEL, "attack", "strength"])
-    write_bytes(out / "embedding.csv", trained.drop(columns="seconds").round(3).to_csv(index=False).encode())
-    write_bytes(out / "attacks.csv", csv(attacked.drop(columns=["seconds", "train_seconds", "group"])).encode())
+    write_bytes(out / "embedding.csv", trained.round(3).to_csv(index=False).encode())
+    write_bytes(out / "attacks.csv", csv(attacked.drop(columns=["train_seconds", "group"])).encode())
     write_bytes(out / "verification.csv", asked.to_csv(index=False, float_format="%.6g").encode())
-    asked = verification.read(asked)
     (out / "figures").mkdir(exist_ok=True)
-    write_figures(aggregate(attacked), out / "figures")
-    found = attacks.bargains(attacked)
+    return {**rendered(trained, attacked, asked), "n_new": n_new, **_figures(runs, out, attacked)}
+
+
+def rendered(trained: pd.DataFrame, attacked: pd.DataFrame, asked: pd.DataFrame) -> dict[str, Any]:
+    """All that the page shows but for the figures."""
+    asked = verification.read(asked)
+    # A label for each trigger is learned by heart: of new triggers there is nothing to be left.
+    removed = attacked[attacked.key != "paper, random labels"]
+    found = attacks.bargains(removed)
     summed = "\n".join(
         f"| {reading.claim} | **{reading.found}** | {reading.why} |"
         for reading in claims.readings(trained, found, attacked, asked)
     )
+    machines = set(trained[["platform", "device"]].dropna().itertuples(index=False, name=None))
     return {
         "embedding": embedding.markdown(trained),
         "removal": "\n".join(attacks.removal_table(found)),
         "inversion": "\n".join(attacks.inversion_table(attacked)),
-        "costs": "\n".join(attacks.costs(frame)),
+        "costs": "\n".join(attacks.costs(trained, attacked)),
         "verification": "\n".join(verification.table(asked, _columns(asked))),
         "who_claims": "\n".join(verification.claims_table(asked)),
+        "strangers": "\n".join(verification.strangers_table(trained)),
         "claims": f"| claim | here | why |\n|---|---|---|\n{summed}",
         "stored_as": sorted(trained["stored as"].unique()),
-        "asked_seeds": ", ".join(str(int(seed)) for seed in sorted(asked.seed.unique())),
-        "seeds": ", ".join(map(str, sorted(trained.seed.unique()))),
+        "asked_seeds": _listed(asked.seed),
+        "seeds": _listed(trained.seed),
+        "n_models": len(trained),
+        "commits": trained.commit.str.slice(0, 7).value_counts().to_dict(),
+        "machines": ", ".join(sorted(f"{name}, {device}" for name, device in machines)),
+        "threads": _listed(trained.threads),
         "made": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {', '.join(sorted(frame.device.unique()))}",
-        "figures": sorted(path.name for path in (out / "figures").glob("*.png")),
     }
+
+
+def _told_of_runs(command: str, tables: dict[str, Any]) -> str:
+    """Where the numbers come from, as far as cards and rows tell."""
+    n, new = tables["n_models"], tables["n_new"]
+    commits = ", ".join(f"`{commit}` ({count})" for commit, count in tables["commits"].items())
+    made = f"{n} models, seeds {tables['seeds']}; `{command}` made or found "
+    made += "all of them." if new == n else f"{new} of them, rows of the others are of earlier runs of the same script."
+    return f"{made} Commits they were trained at (models): {commits}. Threads of a job: {tables['threads']}."
+
+
+def _listed(values: pd.Series) -> str:
+    return ", ".join(str(int(value)) for value in sorted(values.dropna().unique()))
+
+
+def _figures(runs: Path, out: Path, attacked: pd.DataFrame) -> dict[str, Any]:
+    """Curves over strengths, and what inversion recovers from a model with the paper's key."""
+    folder = out / "figures"
+    write_figures(aggregate(attacked[attacked.key != "paper, random labels"]), folder)
+    recovered = attacked[(attacked.attack_type == "detection") & (attacked.key == "paper")].sort_values("seed")
+    for (dataset, watermark), part in recovered.groupby(["dataset", "watermark"]):
+        picture = runs / part.folder.iloc[0] / PICTURE
+        if picture.exists():
+            shutil.copyfile(picture, folder / f"inversion-{dataset}-{watermark}.png")
+    names = sorted(path.name for path in folder.glob("*.png"))
+    pictures = [name for name in names if name.startswith("inversion-")]
+    return {"figures": [name for name in names if name not in pictures], "pictures": pictures}
 
 
 def _merged(old: pd.DataFrame, new: pd.DataFrame, names: list[str]) -> pd.DataFrame:

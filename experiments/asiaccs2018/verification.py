@@ -19,7 +19,7 @@ def read(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def table(frame: pd.DataFrame, columns: dict[str, tuple[str, float]]) -> list[str]:
-    """Median of the queries that decided (p <= 0.001), and how often they did.
+    """Median of the queries that decided (p <= 0.001), and how often they did; where none did, the median p-value.
 
     Args:
         frame: see :func:`read`.
@@ -45,7 +45,7 @@ def _cell(part: pd.DataFrame) -> str:
         return ""
     decided = part[part.decided]
     often = "" if len(decided) == len(part) else f" ({len(decided)} of {len(part)})"
-    return f"{decided.queries.median():.0f}{often}" if len(decided) else "never"
+    return f"{decided.queries.median():.0f}{often}" if len(decided) else f"never (p = {part.p_value.median():.2g})"
 
 
 def claims_table(frame: pd.DataFrame) -> list[str]:
@@ -58,7 +58,32 @@ def claims_table(frame: pd.DataFrame) -> list[str]:
         cells = []
         for attack in who.values():
             of_one = part[part.attack == attack]
-            share = f"{100 * of_one.matches.sum() / of_one.triggers.sum():.0f} %" if len(of_one) else ""
+            share = f"{of_one.matches.sum()} of {of_one.triggers.sum()}" if len(of_one) else ""
             cells += [share, f"{int(of_one.decided.sum())} of {len(of_one)}"]
         lines.append(f"| {' | '.join([*names, *cells])} |")
+    return lines
+
+
+#: Shares of matching triggers at which a verifier who counts would be convinced.
+COUNTED = (0.5, 0.9)
+
+
+def strangers_table(trained: pd.DataFrame) -> list[str]:
+    """Whom a count of matches would convince: of twenty strangers, the luckiest at each model.
+
+    Args:
+        trained: from ``embedding.read``.
+    """
+    known = trained[trained["decoys, luckiest"].notna()]
+    head = " | ".join(f"models where a stranger passes at {share:.0%}" for share in COUNTED)
+    lines = [
+        f"| data | watermark | key | luckiest stranger: triggers that match | {head} |",
+        "|---|---|---|---:|---:|---:|",
+    ]
+    for (dataset, watermark, key), part in known.groupby(["dataset", "watermark", "key"], sort=False):
+        luckiest = part["decoys, luckiest"]
+        mean, low, high = (f"{value:.0f}" for value in (luckiest.mean(), luckiest.min(), luckiest.max()))
+        told = f"{mean} %" if low == high else f"{mean} % ({low} to {high})"
+        passes = [f"{int((luckiest >= 100 * share).sum())} of {len(part)}" for share in COUNTED]
+        lines.append(f"| {' | '.join([dataset, watermark, KEYS[key], told, *passes])} |")
     return lines
