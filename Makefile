@@ -1,4 +1,4 @@
-# make setup | train | test | test-all | lint | types | docs | dist | bench | results | report | reproduce
+# make setup | train | test | test-all | lint | types | docs | dist | wheel | bench | results | report | reproduce
 SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DONE := $(VENV)/.up-to-date
 BUSY := $(VENV)/.installing
 
-.PHONY: setup train test test-all lint types docs dist check bench results report reproduce clean
+.PHONY: setup train test test-all lint types docs dist wheel check bench results report reproduce clean
 
 # Does nothing when pyproject.toml is older than the last finished installation. An installation that was
 # stopped half-way leaves its mark behind and is made anew, since pip cannot tell half a package from a whole one.
@@ -45,6 +45,16 @@ dist: setup
 	rm -rf dist
 	$(BIN)/python -m build --quiet --no-isolation .
 	$(BIN)/twine check --strict dist/*
+
+# The wheel as users get it: in an environment that holds nothing else, from an empty folder.
+EMPTY := build/empty
+wheel: dist
+	rm -rf $(EMPTY) && mkdir -p $(EMPTY) && $(PYTHON) -m venv $(EMPTY)/venv
+	$(EMPTY)/venv/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd $(EMPTY) && venv/bin/wmlightning-train dataset=procedural trainer.max_epochs=1 attack=prune
+	cd $(EMPTY) && venv/bin/wmlightning-verify --help >help.txt && venv/bin/python -m wmlightning.results runs
+	cd $(EMPTY) && venv/bin/python -c 'import wmlightning; print(wmlightning.Watermark, wmlightning.make_key)'
+	rm -rf $(EMPTY)
 
 check: lint types docs test
 
