@@ -413,7 +413,7 @@ def test_in_memory_is_chosen_by_size(tmp_path: Path) -> None:
     assert not ImageFolder(str(tmp_path), 6000).in_memory  # 20 pictures of 108 MB
 
 
-MODES = ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "I;16", "I", "F"]
+MODES = ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "I;16", "I"]
 
 
 def _grey_picture(mode: str) -> Image.Image:
