@@ -9,14 +9,16 @@ import secrets
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from torch import Tensor
 
 from wmlightning.config import CONF, placed, plain
+from wmlightning.data.broken import described
 from wmlightning.data.held import HeldSource
 from wmlightning.embed.pictures import Pictures, channels, fitted
 from wmlightning.errors import UserError, listed
@@ -39,6 +41,7 @@ def make_key(
     *,
     size: int | tuple[int, int] | None = None,
     fields: tuple[int | str, int | str] | None = None,
+    broken: Literal["refuse", "skip"] = "refuse",
     watermark: str = "noise",
     unrelated: str = "mnist5k",
     n_marks: int = 8,
@@ -61,6 +64,8 @@ def make_key(
         size: height and width, in pixels, of a picture as it is sent to the finished model; others are scaled and
             cropped. ``None``: the size that all pictures have.
         fields: where items have picture and class number, if that is in doubt: ``("img", "fine_label")``.
+        broken: ``refuse`` or ``skip``: what to do with pictures that cannot be read. Only those are met that are looked
+            at, until there are enough; a warning counts and names what was skipped.
         watermark: ``noise``, ``content``, ``unrelated``, or another name in ``conf/watermark``.
         unrelated: name of the data set that pictures of ``watermark="unrelated"`` come from.
         n_marks: marks in the key, each with its own label.
@@ -80,7 +85,7 @@ def make_key(
     given = {"n_marks": n_marks, "n_triggers": n_triggers, "source_class": "any", **options}
     given["negatives"] = negatives if negatives is not None else float(n_marks == 1)
     node = _watermark(watermark, given, unrelated)
-    train, new = Pictures(images, "images", fields), Pictures(unseen, "unseen", fields)
+    train, new = Pictures(images, "images", fields, broken), Pictures(unseen, "unseen", fields, broken)
     names = _classes(classes, train)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):  # the processes of one training may all ask for it
@@ -95,7 +100,7 @@ def make_key(
 
 
 def _made(secret: Secret, node: dict[str, Any], names: list[str], data: tuple[Pictures, Pictures], size: Any) -> Key:
-    first, _ = data[0].at(0)
+    first = _first(data[0])
     h, w = (first.height, first.width) if size is None else _size(size)
     shape = (channels(first), h, w)
     nothing = torch.empty((0, *shape), dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
@@ -149,6 +154,7 @@ class _Chosen:
             else:
                 images.append(image)
                 labels.append(label)
+        _tell_skipped(data)
         told = f"{met} of the {met + len(images)} pictures looked at are training images"
         if met > _DOUBLES * (met + len(images)):
             raise UserError(data.name, told, _UNSEEN)
@@ -160,12 +166,29 @@ class _Chosen:
 
     def _walk(self, data: Pictures) -> Iterator[tuple[Tensor, int]]:
         for index in self.secret.stream("pictures held").sample(len(data), len(data)).tolist():
-            picture, label = data.at(index)
+            found = data.at(index)
+            if found is None:
+                continue
+            picture, label = found
             if not 0 <= label < self.n_classes:
                 wrong = f"item {index} of {data.name} is of class {label}, but there are {self.n_classes} classes"
                 raise UserError("classes", wrong, "all of them")
             if label in self.sources:
                 yield fitted(picture, self.shape, self.given), label
+
+
+def _first(data: Pictures) -> Image.Image:
+    for found in map(data.at, range(len(data))):
+        if found is not None:
+            return found[0]
+    _tell_skipped(data)
+    raise UserError(data.name, "no picture can be read", "pictures that are whole")
+
+
+def _tell_skipped(data: Pictures) -> None:
+    if data.skipped:
+        told = f"{len(data.skipped)} broken pictures are skipped: {described(data.skipped)}"
+        warnings.warn(f"{data.name}: {told}", stacklevel=5)
 
 
 def _kept(path: Path, node: dict[str, Any], names: list[str], size: Any) -> Key:
