@@ -35,9 +35,10 @@ _MEMORY_LIMIT = 2 * 2**30  # bytes of pixels that in_memory=auto is willing to h
 class ImageFolder(Source):
     """Class folders below ``root/train`` and ``root/test``, or below ``root`` alone.
 
-    Without ``train`` and ``test`` folders every fifth image of a class is a test image. Pictures are turned as their
-    camera noted, scaled to cover the square and cropped at the centre. Grey that does not say which value is white
-    (floats, and 32 bits beyond 0 to 255) is broken.
+    Without ``train`` and ``test`` folders every fifth image of a class is a test image, or the last of fewer than five.
+
+    Pictures are turned as their camera noted, scaled to cover the square and cropped at the centre. Grey that does not
+    say which value is white (floats, and 32 bits beyond 0 to 255) is broken.
 
     Files that are no whole pictures are refused or skipped. To refuse, empty files and, where pictures are streamed,
     headers are looked at before training; what breaks further on ends the training when it is reached. To skip, every
@@ -94,7 +95,7 @@ class ImageFolder(Source):
         for number, name in enumerate(self.classes):
             files = list_pictures(self._split_root(split) / name, self.root)
             if not self._has_splits():
-                files = [file for i, file in enumerate(files) if (i % 5 == 4) == (split == "test")]
+                files = [file for i, file in enumerate(files) if _is_test(i, len(files)) == (split == "test")]
             found += [(file, number) for file in files]
         listing = Listing(found)
         self._check_classes(split, listing)
@@ -104,7 +105,10 @@ class ImageFolder(Source):
         counts = np.bincount(files.labels, minlength=len(self.classes))
         if not counts.all():
             folder = self._split_root(split) / self.classes[int(counts.argmin())]
-            raise UserError("dataset.root", f"no {split} images in {folder}", "every class needs some")
+            right = "every class needs some"
+            if not self._has_splits():
+                right = "every class needs two whole pictures" + (": remove the broken ones" if self.skipped else "")
+            raise UserError("dataset.root", f"no {split} images in {folder}", right)
 
     @cached_property
     def _files(self) -> dict[Split, Listing]:
@@ -180,6 +184,11 @@ class ImageFolder(Source):
     def stored_as(self) -> str:
         """See :meth:`Source.stored_as`."""
         return "image files"
+
+
+def _is_test(index: int, n: int) -> bool:
+    """Whether a picture of a class of ``n`` is tested. A single one is not, so that it is missed and told."""
+    return index % 5 == 4 or (index == n - 1 and 1 < n < 5)
 
 
 def _read(file: Path, shape: tuple[int, int, int]) -> Tensor:
