@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import io
 import itertools
+import pickle
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -405,6 +406,18 @@ def test_streaming_reads_files_only_when_they_are_wanted(tmp_path: Path) -> None
     file.write_bytes(file.read_bytes()[:70])  # begins like a picture: what is behind shows when it is decoded
     source.images("train", torch.arange(8))  # all of class a
     assert "b/000.png" in one_line(lambda: source.images("train", torch.tensor([8])), "dataset.root")
+
+
+def test_streaming_holds_no_pixels_whatever_the_pictures_are(tmp_path: Path) -> None:
+    held = []
+    for side in (8, 256):
+        for name, i in itertools.product("ab", range(10)):
+            _save(tmp_path / f"{side:03d}" / name / f"{i}.png", _noise(i, side, side, 3))
+        source = ImageFolder(str(tmp_path / f"{side:03d}"), 64, in_memory=False)
+        for split in SPLITS:
+            every(source, split)
+        held.append(len(pickle.dumps(vars(source))))  # what a worker process gets
+    assert held[0] == held[1] < 4096
 
 
 def test_in_memory_is_chosen_by_size(tmp_path: Path) -> None:
