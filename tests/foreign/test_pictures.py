@@ -158,6 +158,26 @@ def test_turned_pictures_have_the_size_that_they_are_seen_in(tmp_path: Path) -> 
     assert turned.commitment() == upright.commitment()
 
 
+@pytest.mark.parametrize("place", ["first", "last of images", "unseen"])
+def test_one_coloured_picture_among_grey_ones_keeps_its_colours(tmp_path: Path, place: str) -> None:
+    class Mixed(Animals):
+        coloured = -1
+
+        def __getitem__(self, index: int) -> tuple[Any, int]:
+            image, label = super().__getitem__(index)
+            return image if index == self.coloured else image.convert("L"), label
+
+    images, unseen = Mixed(12), Mixed(12, 9)
+    chosen, index = {"first": (images, 0), "last of images": (images, 11), "unseen": (unseen, 5)}[place]
+    chosen.coloured = index
+    key = make_key(tmp_path / "a.key", images, unseen, **OPTIONS)
+    assert key.held is not None
+    held = key.held.images("test" if place == "unseen" else "train", torch.arange(12))
+    assert any(torch.equal(image, chosen.pixels[index]) for image in held)
+    chosen.coloured = -1
+    assert make_key(tmp_path / "grey.key", images, unseen, **OPTIONS).trained.images.shape[1] == 1
+
+
 # -- many classes, and rare ones -------------------------------------------------------------------------------------
 
 

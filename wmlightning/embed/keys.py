@@ -20,7 +20,7 @@ from torch import Tensor
 from wmlightning.config import CONF, placed, plain
 from wmlightning.data.broken import described
 from wmlightning.data.held import HeldSource
-from wmlightning.embed.pictures import Pictures, channels, fitted
+from wmlightning.embed.pictures import Pictures, fitted, is_grey
 from wmlightning.errors import UserError, listed
 from wmlightning.ownership.key import Key, read_key, write_key
 from wmlightning.secret import Secret
@@ -102,21 +102,21 @@ def make_key(
 def _made(secret: Secret, node: dict[str, Any], names: list[str], data: tuple[Pictures, Pictures], size: Any) -> Key:
     first = _first(data[0])
     h, w = (first.height, first.width) if size is None else _size(size)
-    shape = (channels(first), h, w)
-    nothing = torch.empty((0, *shape), dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
-    config = _config(node, names, shape)
-    plan = _plan(config, secret, HeldSource("project", names, shape, {"train": nothing, "test": nothing}))
+    nothing = torch.empty((0, 3, h, w), dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
+    _, _, plan = _settled(secret, node, names, nothing, nothing)
     marks_task = isinstance(plan.watermark, MarkingWatermark)
     n_train = node["n_triggers"] if marks_task else _SHOWN
     n_new = (node["n_new"] or n_train) if marks_task else _SHOWN
-    chosen = _Chosen(secret, len(names), shape, size is not None, plan.labels.sources)
+    chosen = _Chosen(secret, len(names), (3, h, w), size is not None, plan.labels.sources)
+    chosen.grey = is_grey(first)
     held_train = chosen.of(data[0], n_train)
     if marks_task and len(held_train[0]) < n_train:
         wrong = f"{n_train} triggers, but there are {len(held_train[0])} images to make them of"
         raise UserError("n_triggers", wrong, f"at most {len(held_train[0])}")
     held_new = chosen.of(data[1], n_new, avoid=_digests(held_train[0]))
-    source = HeldSource("project", names, shape, {"train": held_train, "test": held_new})
-    plan = _plan(config, secret, source)
+    if chosen.grey:
+        held_train, held_new = ((images[:, :1].clone(), labels) for images, labels in (held_train, held_new))
+    source, config, plan = _settled(secret, node, names, held_train, held_new)
     maker = plan.maker(source.roles())
     assert maker is not None, "_watermark names one"
     made = maker.make()
@@ -139,6 +139,7 @@ class _Chosen:
         self.shape = shape
         self.given = given
         self.sources = set(sources)
+        self.grey = True  # as long as no picture that was looked at has colours
 
     def of(self, data: Pictures, n: int, avoid: set[str] | None = None) -> tuple[Tensor, Tensor]:
         """Images and labels of up to ``n`` pictures of the source classes, none of which is to be avoided."""
@@ -146,14 +147,15 @@ class _Chosen:
         images: list[Tensor] = []
         labels: list[int] = []
         met = 0
-        for image, label in self._walk(data):
-            if len(images) == n:
-                break
+        for image, label, grey in self._walk(data):
             if _digest(image) in avoid:
                 met += 1
-            else:
-                images.append(image)
-                labels.append(label)
+                continue
+            images.append(image)
+            labels.append(label)
+            self.grey = self.grey and grey
+            if len(images) == n:
+                break
         _tell_skipped(data)
         told = f"{met} of the {met + len(images)} pictures looked at are training images"
         if met > _DOUBLES * (met + len(images)):
@@ -164,7 +166,7 @@ class _Chosen:
             raise UserError(data.name, "no picture of the classes that are marked", "some of each")
         return torch.stack(images), torch.tensor(labels)
 
-    def _walk(self, data: Pictures) -> Iterator[tuple[Tensor, int]]:
+    def _walk(self, data: Pictures) -> Iterator[tuple[Tensor, int, bool]]:
         for index in self.secret.stream("pictures held").sample(len(data), len(data)).tolist():
             found = data.at(index)
             if found is None:
@@ -174,7 +176,7 @@ class _Chosen:
                 wrong = f"item {index} of {data.name} is of class {label}, but there are {self.n_classes} classes"
                 raise UserError("classes", wrong, "all of them")
             if label in self.sources:
-                yield fitted(picture, self.shape, self.given), label
+                yield fitted(picture, self.shape, self.given), label, is_grey(picture)
 
 
 def _first(data: Pictures) -> Image.Image:
@@ -205,14 +207,15 @@ def _kept(path: Path, node: dict[str, Any], names: list[str], size: Any) -> Key:
     return key
 
 
-def _config(node: dict[str, Any], names: list[str], shape: tuple[int, int, int]) -> dict[str, Any]:
-    source = {"name": "project", "classes": names, "shape": list(shape)}
-    task = {"name": "project", "source": source, "source_class": 0, "target_class": 1, "val_share": 0.0}
-    return {"seed": 0, "dataset": task, "watermark": node}
-
-
-def _plan(config: dict[str, Any], secret: Secret, source: HeldSource) -> Plan:
-    return settle(OmegaConf.create({**config, "auto": {}}), secret, source)
+def _settled(
+    secret: Secret, node: dict[str, Any], names: list[str], train: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]
+) -> tuple[HeldSource, dict[str, Any], Plan]:
+    """The task that held images make, with its config."""
+    shape = list(train[0].shape[1:])
+    source = HeldSource("project", names, shape, {"train": train, "test": new})
+    task = {"name": "project", "source": {"name": "project", "classes": names, "shape": shape}}
+    config = {"seed": 0, "dataset": {**task, "source_class": 0, "target_class": 1, "val_share": 0.0}, "watermark": node}
+    return source, config, settle(OmegaConf.create({**config, "auto": {}}), secret, source)
 
 
 def _watermark(name: str, options: dict[str, Any], unrelated: str) -> dict[str, Any]:

@@ -143,9 +143,9 @@ def fitted(image: Image.Image, shape: tuple[int, int, int], given: bool) -> Tens
     return fit_image(image, shape)
 
 
-def channels(image: Image.Image) -> int:
-    """1 for a grey picture, else 3."""
-    return 1 if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16") else 3
+def is_grey(image: Image.Image) -> bool:
+    """Whether a picture, as :meth:`Pictures.at` gives it, has a single channel."""
+    return image.mode in ("1", "L", "I")
 
 
 def _is_row(item: Any) -> bool:
