@@ -15,10 +15,19 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-from wmlightning.data.broken import BROKEN_PICTURE, find_broken, find_broken_once, read_header, refuse
+from wmlightning.data.broken import (
+    BROKEN_PICTURE,
+    described,
+    find_broken,
+    find_broken_once,
+    read_header,
+    reason,
+    refuse,
+)
+from wmlightning.data.depth import grey_bits, in_8_bits
 from wmlightning.data.listing import Entry, Listing, list_pictures
 from wmlightning.data.source import SPLITS, Source, Split
-from wmlightning.errors import UserError, listed
+from wmlightning.errors import UserError
 
 _MEMORY_LIMIT = 2 * 2**30  # bytes of pixels that in_memory=auto is willing to hold
 
@@ -26,8 +35,10 @@ _MEMORY_LIMIT = 2 * 2**30  # bytes of pixels that in_memory=auto is willing to h
 class ImageFolder(Source):
     """Class folders below ``root/train`` and ``root/test``, or below ``root`` alone.
 
-    Without ``train`` and ``test`` folders every fifth image of a class is a test image. Pictures are turned as their
-    camera noted, scaled to cover the square and cropped at the centre.
+    Without ``train`` and ``test`` folders every fifth image of a class is a test image, or the last of fewer than five.
+
+    Pictures are turned as their camera noted, scaled to cover the square and cropped at the centre. Grey that does not
+    say which value is white (floats, and 32 bits beyond 0 to 255) is broken.
 
     Files that are no whole pictures are refused or skipped. To refuse, empty files and, where pictures are streamed,
     headers are looked at before training; what breaks further on ends the training when it is reached. To skip, every
@@ -84,7 +95,7 @@ class ImageFolder(Source):
         for number, name in enumerate(self.classes):
             files = list_pictures(self._split_root(split) / name, self.root)
             if not self._has_splits():
-                files = [file for i, file in enumerate(files) if (i % 5 == 4) == (split == "test")]
+                files = [file for i, file in enumerate(files) if _is_test(i, len(files)) == (split == "test")]
             found += [(file, number) for file in files]
         listing = Listing(found)
         self._check_classes(split, listing)
@@ -94,7 +105,10 @@ class ImageFolder(Source):
         counts = np.bincount(files.labels, minlength=len(self.classes))
         if not counts.all():
             folder = self._split_root(split) / self.classes[int(counts.argmin())]
-            raise UserError("dataset.root", f"no {split} images in {folder}", "every class needs some")
+            right = "every class needs some"
+            if not self._has_splits():
+                right = "every class needs two whole pictures" + (": remove the broken ones" if self.skipped else "")
+            raise UserError("dataset.root", f"no {split} images in {folder}", right)
 
     @cached_property
     def _files(self) -> dict[Split, Listing]:
@@ -104,16 +118,17 @@ class ImageFolder(Source):
             read = partial(_read, shape=self.shape)
             bad = {split: find_broken_once(self.root, files, read, split) for split, files in both}
         elif self.in_memory:  # headers are read with the rest, before training
-            bad = {split: np.flatnonzero(files.sizes == 0).tolist() for split, files in both}
+            bad = {split: dict.fromkeys(np.flatnonzero(files.sizes == 0).tolist(), "") for split, files in both}
         else:
             bad = {split: find_broken(self.root, files, read_header) for split, files in both}
-        names = tuple(files[i] for split, files in both for i in bad[split])
-        if not names:
+        broken = {files[i]: why for split, files in both for i, why in bad[split].items()}
+        if not broken:
             return self._all
         if self.broken == "refuse":
-            raise refuse(self.root, names)
-        self.skipped = names
-        warnings.warn(f"{len(names)} broken pictures in {self.root} are skipped: {listed(names, most=3)}", stacklevel=2)
+            raise refuse(self.root, broken)
+        self.skipped = tuple(broken)
+        told = described(broken)
+        warnings.warn(f"{len(broken)} broken pictures in {self.root} are skipped: {told}", stacklevel=2)
         kept = {split: files.without(bad[split]) for split, files in both}
         for split, files in kept.items():
             self._check_classes(split, files)
@@ -144,12 +159,12 @@ class ImageFolder(Source):
 
     def _decode(self, names: Sequence[str]) -> Tensor:
         pixels = torch.empty((len(names), *self.shape), dtype=torch.uint8)
-        broken = []
+        broken = {}
         for i, name in enumerate(names):
             try:
                 pixels[i] = _read(self.root / name, self.shape)
-            except BROKEN_PICTURE:
-                broken.append(name)
+            except BROKEN_PICTURE as error:
+                broken[name] = reason(error)
         if broken:
             raise refuse(self.root, broken)
         return pixels
@@ -171,6 +186,11 @@ class ImageFolder(Source):
         return "image files"
 
 
+def _is_test(index: int, n: int) -> bool:
+    """Whether a picture of a class of ``n`` is tested. A single one is not, so that it is missed and told."""
+    return index % 5 == 4 or (index == n - 1 and 1 < n < 5)
+
+
 def _read(file: Path, shape: tuple[int, int, int]) -> Tensor:
     with Image.open(file) as image:
         return fit_image(image, shape)
@@ -182,21 +202,36 @@ def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
     Pillow's resampling works in fixed-point arithmetic, so that the bytes do not depend on the platform.
 
     Args:
-        image: any picture; transparency is dropped.
+        image: any picture; transparency is dropped, of an animation the first picture is taken.
         shape: ``(c, h, w)`` with c = 1 or 3.
 
     Returns:
         uint8 ``(c, h, w)``.
+
+    Raises:
+        ValueError: for grey that does not say which value is white; see :func:`wmlightning.data.depth.grey_bits`. What
+            else Pillow raises is in :data:`wmlightning.data.broken.BROKEN_PICTURE`.
     """
     c, h, w = shape
-    image = upright(image)
-    if image.mode.startswith("I;16"):  # 16 bits a pixel, which convert() would clip instead of scale
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = readable(image)
+    if image.mode == "P" and "transparency" in image.info:  # in one step with the palette, Pillow warns of its loss
+        image = image.convert("RGBA")
     image = image.convert("L" if c == 1 else "RGB")
     if image.size != (w, h):
         image = ImageOps.fit(image, (w, h), Image.Resampling.BICUBIC)
     pixels = np.array(image)
     return torch.from_numpy(pixels[None] if c == 1 else pixels.transpose(2, 0, 1).copy())
+
+
+def readable(image: Image.Image) -> Image.Image:
+    """The picture, decoded, :func:`upright`, and with grey of 8 bits where it was deeper.
+
+    Raises:
+        ValueError: see :func:`fit_image`.
+    """
+    image.load()
+    bits = grey_bits(image)  # asked first: what is turned has forgotten its format
+    return in_8_bits(upright(image), bits)
 
 
 def upright(image: Image.Image) -> Image.Image:

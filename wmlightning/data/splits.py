@@ -30,6 +30,9 @@ class Roles:
 def assign_roles(train_labels: Tensor, test_labels: Tensor, seed: int, val_share: float) -> Roles:
     """Splits both data splits class by class. The same labels and seed give the same roles.
 
+    Rare classes go without a role: of a single test image of a class, the judge has none. Where that is so of all
+    classes, half of all test images are the judge's, whatever their class.
+
     Args:
         train_labels: int64 ``(n,)``.
         test_labels: int64 ``(m,)``.
@@ -37,7 +40,11 @@ def assign_roles(train_labels: Tensor, test_labels: Tensor, seed: int, val_share
         val_share: share of each class of the training split that is held out, in [0, 1).
     """
     train, val = _split_by_class(train_labels, 1 - val_share, generator(seed, "split", 0))
-    judge, attacker = _split_by_class(test_labels, 0.5, generator(seed, "split", 1))
+    draw = generator(seed, "split", 1)
+    judge, attacker = _split_by_class(test_labels, 0.5, draw)
+    if not len(judge):
+        halves = torch.randperm(len(test_labels), generator=draw).tensor_split(2)
+        judge, attacker = (half.sort().values for half in halves)
     return Roles(train=train, val=val, attacker=attacker, judge=judge)
 
 

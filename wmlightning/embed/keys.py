@@ -9,16 +9,18 @@ import secrets
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from torch import Tensor
 
 from wmlightning.config import CONF, placed, plain
+from wmlightning.data.broken import described
 from wmlightning.data.held import HeldSource
-from wmlightning.embed.pictures import Pictures, channels, fitted
+from wmlightning.embed.pictures import Pictures, fitted, is_grey
 from wmlightning.errors import UserError, listed
 from wmlightning.ownership.key import Key, read_key, write_key
 from wmlightning.secret import Secret
@@ -39,6 +41,7 @@ def make_key(
     *,
     size: int | tuple[int, int] | None = None,
     fields: tuple[int | str, int | str] | None = None,
+    broken: Literal["refuse", "skip"] = "refuse",
     watermark: str = "noise",
     unrelated: str = "mnist5k",
     n_marks: int = 8,
@@ -61,6 +64,8 @@ def make_key(
         size: height and width, in pixels, of a picture as it is sent to the finished model; others are scaled and
             cropped. ``None``: the size that all pictures have.
         fields: where items have picture and class number, if that is in doubt: ``("img", "fine_label")``.
+        broken: ``refuse`` or ``skip``: what to do with pictures that cannot be read. Only those are met that are looked
+            at, until there are enough; a warning counts and names what was skipped.
         watermark: ``noise``, ``content``, ``unrelated``, or another name in ``conf/watermark``.
         unrelated: name of the data set that pictures of ``watermark="unrelated"`` come from.
         n_marks: marks in the key, each with its own label.
@@ -80,7 +85,7 @@ def make_key(
     given = {"n_marks": n_marks, "n_triggers": n_triggers, "source_class": "any", **options}
     given["negatives"] = negatives if negatives is not None else float(n_marks == 1)
     node = _watermark(watermark, given, unrelated)
-    train, new = Pictures(images, "images", fields), Pictures(unseen, "unseen", fields)
+    train, new = Pictures(images, "images", fields, broken), Pictures(unseen, "unseen", fields, broken)
     names = _classes(classes, train)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):  # the processes of one training may all ask for it
@@ -95,23 +100,23 @@ def make_key(
 
 
 def _made(secret: Secret, node: dict[str, Any], names: list[str], data: tuple[Pictures, Pictures], size: Any) -> Key:
-    first, _ = data[0].at(0)
+    first = _first(data[0])
     h, w = (first.height, first.width) if size is None else _size(size)
-    shape = (channels(first), h, w)
-    nothing = torch.empty((0, *shape), dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
-    config = _config(node, names, shape)
-    plan = _plan(config, secret, HeldSource("project", names, shape, {"train": nothing, "test": nothing}))
+    nothing = torch.empty((0, 3, h, w), dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
+    _, _, plan = _settled(secret, node, names, nothing, nothing)
     marks_task = isinstance(plan.watermark, MarkingWatermark)
     n_train = node["n_triggers"] if marks_task else _SHOWN
     n_new = (node["n_new"] or n_train) if marks_task else _SHOWN
-    chosen = _Chosen(secret, len(names), shape, size is not None, plan.labels.sources)
+    chosen = _Chosen(secret, len(names), (3, h, w), size is not None, plan.labels.sources)
+    chosen.grey = is_grey(first)
     held_train = chosen.of(data[0], n_train)
     if marks_task and len(held_train[0]) < n_train:
         wrong = f"{n_train} triggers, but there are {len(held_train[0])} images to make them of"
         raise UserError("n_triggers", wrong, f"at most {len(held_train[0])}")
     held_new = chosen.of(data[1], n_new, avoid=_digests(held_train[0]))
-    source = HeldSource("project", names, shape, {"train": held_train, "test": held_new})
-    plan = _plan(config, secret, source)
+    if chosen.grey:
+        held_train, held_new = ((images[:, :1].clone(), labels) for images, labels in (held_train, held_new))
+    source, config, plan = _settled(secret, node, names, held_train, held_new)
     maker = plan.maker(source.roles())
     assert maker is not None, "_watermark names one"
     made = maker.make()
@@ -134,6 +139,7 @@ class _Chosen:
         self.shape = shape
         self.given = given
         self.sources = set(sources)
+        self.grey = True  # as long as no picture that was looked at has colours
 
     def of(self, data: Pictures, n: int, avoid: set[str] | None = None) -> tuple[Tensor, Tensor]:
         """Images and labels of up to ``n`` pictures of the source classes, none of which is to be avoided."""
@@ -141,14 +147,16 @@ class _Chosen:
         images: list[Tensor] = []
         labels: list[int] = []
         met = 0
-        for image, label in self._walk(data):
-            if len(images) == n:
-                break
+        for image, label, grey in self._walk(data):
             if _digest(image) in avoid:
                 met += 1
-            else:
-                images.append(image)
-                labels.append(label)
+                continue
+            images.append(image)
+            labels.append(label)
+            self.grey = self.grey and grey
+            if len(images) == n:
+                break
+        _tell_skipped(data)
         told = f"{met} of the {met + len(images)} pictures looked at are training images"
         if met > _DOUBLES * (met + len(images)):
             raise UserError(data.name, told, _UNSEEN)
@@ -158,14 +166,31 @@ class _Chosen:
             raise UserError(data.name, "no picture of the classes that are marked", "some of each")
         return torch.stack(images), torch.tensor(labels)
 
-    def _walk(self, data: Pictures) -> Iterator[tuple[Tensor, int]]:
+    def _walk(self, data: Pictures) -> Iterator[tuple[Tensor, int, bool]]:
         for index in self.secret.stream("pictures held").sample(len(data), len(data)).tolist():
-            picture, label = data.at(index)
+            found = data.at(index)
+            if found is None:
+                continue
+            picture, label = found
             if not 0 <= label < self.n_classes:
                 wrong = f"item {index} of {data.name} is of class {label}, but there are {self.n_classes} classes"
                 raise UserError("classes", wrong, "all of them")
             if label in self.sources:
-                yield fitted(picture, self.shape, self.given), label
+                yield fitted(picture, self.shape, self.given), label, is_grey(picture)
+
+
+def _first(data: Pictures) -> Image.Image:
+    for found in map(data.at, range(len(data))):
+        if found is not None:
+            return found[0]
+    _tell_skipped(data)
+    raise UserError(data.name, "no picture can be read", "pictures that are whole")
+
+
+def _tell_skipped(data: Pictures) -> None:
+    if data.skipped:
+        told = f"{len(data.skipped)} broken pictures are skipped: {described(data.skipped)}"
+        warnings.warn(f"{data.name}: {told}", stacklevel=5)
 
 
 def _kept(path: Path, node: dict[str, Any], names: list[str], size: Any) -> Key:
@@ -182,14 +207,15 @@ def _kept(path: Path, node: dict[str, Any], names: list[str], size: Any) -> Key:
     return key
 
 
-def _config(node: dict[str, Any], names: list[str], shape: tuple[int, int, int]) -> dict[str, Any]:
-    source = {"name": "project", "classes": names, "shape": list(shape)}
-    task = {"name": "project", "source": source, "source_class": 0, "target_class": 1, "val_share": 0.0}
-    return {"seed": 0, "dataset": task, "watermark": node}
-
-
-def _plan(config: dict[str, Any], secret: Secret, source: HeldSource) -> Plan:
-    return settle(OmegaConf.create({**config, "auto": {}}), secret, source)
+def _settled(
+    secret: Secret, node: dict[str, Any], names: list[str], train: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]
+) -> tuple[HeldSource, dict[str, Any], Plan]:
+    """The task that held images make, with its config."""
+    shape = list(train[0].shape[1:])
+    source = HeldSource("project", names, shape, {"train": train, "test": new})
+    task = {"name": "project", "source": {"name": "project", "classes": names, "shape": shape}}
+    config = {"seed": 0, "dataset": {**task, "source_class": 0, "target_class": 1, "val_share": 0.0}, "watermark": node}
+    return source, config, settle(OmegaConf.create({**config, "auto": {}}), secret, source)
 
 
 def _watermark(name: str, options: dict[str, Any], unrelated: str) -> dict[str, Any]:

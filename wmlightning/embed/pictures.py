@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from wmlightning.data.folder import fit_image
+from wmlightning.data.broken import BROKEN_PICTURE, reason
+from wmlightning.data.folder import fit_image, readable
 from wmlightning.errors import UserError, listed
 
 _RAW = "the data set without its transform: items of a PIL picture or uint8 pixels, and a class number"
+_UNREADABLE = (*BROKEN_PICTURE, RuntimeError)  # torchvision's own decoder raises the latter
 
 
 class Pictures:
@@ -25,12 +28,26 @@ class Pictures:
             labels ``(n,)``.
         name: of the argument, for error messages.
         fields: where items have picture and class number; ``None``: in the only entries that can be.
+        broken: ``refuse`` or ``skip``: what to do with items that cannot be read.
+
+    Attributes:
+        skipped: items that were found broken and skipped, with the reason.
     """
 
-    def __init__(self, data: Any, name: str, fields: tuple[int | str, int | str] | None = None) -> None:
+    def __init__(
+        self,
+        data: Any,
+        name: str,
+        fields: tuple[int | str, int | str] | None = None,
+        broken: Literal["refuse", "skip"] = "refuse",
+    ) -> None:
+        if broken not in ("refuse", "skip"):
+            raise UserError("broken", f"{broken!r} is unknown", "refuse or skip")
         self.name = name
         self.data = data
         self.fields = fields
+        self.broken = broken
+        self.skipped: dict[str, str] = {}
         pair = isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
         self.pair: tuple[Tensor, Tensor] | None = (data[0], data[1]) if pair else None
         if self.pair is not None and len(self.pair[0]) != len(self.pair[1]):
@@ -58,13 +75,25 @@ class Pictures:
         ]
         return [str(name) for name in named[0]] if len(named) == 1 else None
 
-    def at(self, index: int) -> tuple[Image.Image, int]:
-        """One picture and its class.
+    def at(self, index: int) -> tuple[Image.Image, int] | None:
+        """One picture, decoded and upright, and its class; ``None`` if it is broken and such are skipped.
 
         Raises:
-            UserError: if the item is something else.
+            UserError: if it is broken and such are refused, or if the item is something else.
         """
-        item = self.data[index] if self.pair is None else (self.pair[0][index], self.pair[1][index])
+        try:
+            item = self.data[index] if self.pair is None else (self.pair[0][index], self.pair[1][index])
+            picture, label = self._parts(item, index)
+            return readable(picture), label
+        except _UNREADABLE as error:
+            told, why = self._called(index), reason(error) or f"{type(error).__name__}: {error}"
+            if self.broken == "refuse":
+                right = 'mend or remove it, or broken="skip"'
+                raise UserError(self.name, f"no readable picture in {told} ({why})", right) from error
+            self.skipped[told] = why
+            return None
+
+    def _parts(self, item: Any, index: int) -> tuple[Image.Image, int]:
         entries = dict(item) if isinstance(item, Mapping) else dict(enumerate(item)) if _is_row(item) else {}
         if self.fields is not None:
             missing = [field for field in self.fields if field not in entries]
@@ -77,6 +106,16 @@ class Pictures:
         if not _is_picture(picture) or not _is_number(label):
             raise UserError(self.name, f"item {index} has {_told(picture)} and {_told(label)}", _RAW)
         return _as_picture(picture, self.name), int(label)
+
+    def _called(self, index: int) -> str:
+        """An item's number and, where the data set tells it as torchvision's do, its file."""
+        data, place = self.data, index
+        while hasattr(data, "dataset") and hasattr(data, "indices"):  # a Subset
+            data, place = data.dataset, data.indices[place]
+        samples = getattr(data, "samples", None)
+        sample = samples[place] if isinstance(samples, list) and place < len(samples) else None
+        file = sample[0] if isinstance(sample, tuple) and sample else None
+        return f"item {index}, {file}" if isinstance(file, (str, Path)) else f"item {index}"
 
     def _only(self, entries: Mapping[Any, Any], what: str, found: list[Any]) -> Any:
         if len(found) == 1:
@@ -104,9 +143,9 @@ def fitted(image: Image.Image, shape: tuple[int, int, int], given: bool) -> Tens
     return fit_image(image, shape)
 
 
-def channels(image: Image.Image) -> int:
-    """1 for a grey picture, else 3."""
-    return 1 if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16") else 3
+def is_grey(image: Image.Image) -> bool:
+    """Whether a picture, as :meth:`Pictures.at` gives it, has a single channel."""
+    return image.mode in ("1", "L", "I")
 
 
 def _is_row(item: Any) -> bool:
