@@ -21,26 +21,21 @@
   addEventListener("hashchange", open);
   open();
 
-  // Sorting. Rows without a value come last, whichever the direction.
-  const value = (cell) => {
-    const text = cell.dataset.v ?? cell.textContent.trim();
-    const number = text === "" ? NaN : Number(cell.dataset.v ?? text.split(" ")[0]);
-    return { text, number };
-  };
-  const compare = (a, b) => {
-    if (a.text === "" || b.text === "") return null;
-    if (!Number.isNaN(a.number) && !Number.isNaN(b.number)) return a.number - b.number;
-    return a.text.localeCompare(b.text, undefined, { numeric: true });
-  };
-  const sort = (table, column, direction) => {
-    const body = table.tBodies[0];
-    const rows = [...body.rows].map((row, i) => ({ row, i, v: value(row.cells[column]) }));
+  // Sorting: columns of numbers by the first number of a cell, others as text. What has no value comes last, either way.
+  const number = (cell) => parseFloat((cell.dataset.v ?? cell.textContent.trim()).replace("\u2212", "-"));
+  const text = (cell) => cell.textContent.trim();
+  const inOrder = { numeric: true, sensitivity: "base" }; // 8 marks before 16
+  const sort = (table, column, head, direction) => {
+    const numeric = head.classList.contains("n"); // or the fingerprint 5547e5 would be a large number
+    const value = numeric ? number : text;
+    const missing = numeric ? Number.isNaN : (found) => found === "";
+    const compare = numeric ? (a, b) => (a > b) - (a < b) : (a, b) => a.localeCompare(b, undefined, inOrder);
+    const rows = [...table.tBodies[0].rows].map((row, i) => ({ row, i, v: value(row.cells[column]) }));
     rows.sort((a, b) => {
-      const order = compare(a.v, b.v);
-      if (order === null) return (a.v.text === "") - (b.v.text === "") || a.i - b.i;
-      return direction * order || a.i - b.i;
+      if (missing(a.v) || missing(b.v)) return missing(a.v) - missing(b.v) || a.i - b.i;
+      return direction * compare(a.v, b.v) || a.i - b.i;
     });
-    body.append(...rows.map(({ row }) => row));
+    table.tBodies[0].append(...rows.map(({ row }) => row));
   };
   for (const table of all("table.sortable")) {
     const heads = [...table.tHead.rows[0].cells];
@@ -54,7 +49,7 @@
         const up = head.getAttribute("aria-sort") !== "ascending";
         heads.forEach((other) => other.setAttribute("aria-sort", "none"));
         head.setAttribute("aria-sort", up ? "ascending" : "descending");
-        sort(table, column, up ? 1 : -1);
+        sort(table, column, head, up ? 1 : -1);
       });
     });
   }
