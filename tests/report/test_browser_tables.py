@@ -93,6 +93,7 @@ def test_every_column_is_sorted_by_what_it_holds(browser: Any, tmp_path: Path) -
 
 def test_filters_leave_what_fits_and_say_how_much(browser: Any, page: str) -> None:
     from selenium.webdriver.support.select import Select
+    from selenium.webdriver.support.wait import WebDriverWait
 
     show(browser, page)
     total = len(column(browser, 0))
@@ -105,5 +106,5 @@ def test_filters_leave_what_fits_and_say_how_much(browser: Any, page: str) -> No
     find(browser, "#f-text")[0].send_keys("nowhere")
     assert column(browser, 0) == [] and find(browser, "#count")[0].text == f"0 of {total} results"
     find(browser, "#filters button")[0].click()
-    assert len(column(browser, 0)) == total
+    WebDriverWait(browser, 5).until(lambda _: len(column(browser, 0)) == total)
     assert find(browser, "#count")[0].text == f"{total} results"

@@ -141,9 +141,10 @@ def _point(row: Mapping[str, Any], place: tuple[float, float], number: int, look
     done = (
         "untouched" if row["is_victim"] else f"{attack}{_after(row)}, {row['strength_name'] or 'strength'} {strength}"
     )
-    told = (
-        f"{row['watermark']}, seed {row['seed']}: {done}: {_minus(row['lost'])} points lost, {row['left']:.1f} % left"
-    )
+    values = f"{_minus(row['lost'])} points lost, {row['left']:.1f} % left"
+    if not pd.isna(row["decoy_acc"]):
+        values += f", decoys {100 * row['decoy_acc']:.1f} %"
+    told = f"{row['watermark']}, seed {row['seed']}: {done}: {values}"
     return Point(*place, number, look, bool(row["is_victim"]), on_front, told, cells)
 
 

@@ -114,7 +114,7 @@
       const name = cells[0] === "untouched" ? cells[0] : `${heads[0]} ${cells[0]}`;
       if (!stops.has(row.dataset.x)) stops.set(row.dataset.x, { x: Number(row.dataset.x), title: name, rows: [], keyed: true });
       const short = (cell) => cell.split(" ")[0]; // the mean; the spread stands in the table
-      stops.get(row.dataset.x).rows.push({ line: row.dataset.line, label: cells[1], new: short(cells[2]), clean: short(cells[3]) });
+      stops.get(row.dataset.x).rows.push({ line: row.dataset.line, label: cells[1], values: cells.slice(2).map(short) });
     }
     return [...stops.values()].sort((a, b) => a.x - b.x);
   };
@@ -127,32 +127,69 @@
       return stop;
     }).sort((a, b) => a.x - b.x || b.y - a.y);
 
-  const spoken = (stop) =>
-    [stop.title, ...stop.rows.map((row) => `${row.label}: ${[row.new && `new triggers ${row.new} %`, row.clean && `clean ${row.clean} %`].filter(Boolean).join(", ")}`)].join("; ");
+  const MEASURES = ["new triggers", "clean", "decoys"]; // the last columns of a chart's table
+  const spoken = (stop) => {
+    const told = (row) => MEASURES.map((name, i) => row.values[i] && `${name} ${row.values[i]} %`).filter(Boolean).join(", ");
+    return [stop.title, ...stop.rows.map((row) => `${row.label}: ${told(row)}`)].join("; ");
+  };
 
   const fill = (figure, stop) => {
     tip.replaceChildren(element("strong", stop.title));
     if (!stop.rows.length) return;
     const table = document.createElement("table");
     const head = table.createTHead().insertRow();
-    for (const text of ["", "new triggers", "clean"]) head.append(element("th", text, { className: "n" }));
+    for (const text of ["", ...MEASURES]) head.append(element("th", text, { className: "n" }));
     const body = table.createTBody();
     for (const row of stop.rows) {
       const line = body.insertRow();
       const name = element("th", ` ${row.label}`);
       const swatch = figure.querySelector(`.legend [data-line="${row.line}"] .swatch`);
       if (swatch) name.prepend(swatch.cloneNode(true));
-      line.append(name, element("td", row.new, { className: "n" }), element("td", row.clean, { className: "n" }));
+      line.append(name, ...row.values.map((value) => element("td", value, { className: "n" })));
     }
     tip.append(table);
   };
+
+  // One stop is shown at a time: in a drawing, marked in all drawings of its chart, by its slider or by a pointer.
+  let shown = null;
+  const hide = () => {
+    shown?.marks.forEach((mark) => mark.setAttribute("visibility", "hidden"));
+    shown = null;
+    tip.hidden = true;
+  };
+  const follow = () => {
+    if (!shown) return;
+    const { drawing, stop } = shown;
+    const frame = drawing.getBoundingClientRect();
+    tip.hidden = frame.bottom < 0 || frame.top > innerHeight;
+    const box = drawing.viewBox.baseVal;
+    const x = frame.left + (stop.x / box.width) * frame.width;
+    const y = frame.top + ((stop.y ?? 40) / box.height) * frame.height;
+    const { width, height } = tip.getBoundingClientRect();
+    const beside = x + 14 + width <= root.clientWidth ? x + 14 : x - 14 - width;
+    tip.style.left = `${Math.max(4, Math.min(beside, root.clientWidth - width - 4))}px`;
+    tip.style.top = `${Math.max(4, Math.min(y, innerHeight - height - 4))}px`;
+  };
+  const show = (stop, drawing, marks, slider = null) => {
+    hide();
+    shown = { stop, drawing, slider, marks };
+    for (const mark of marks) {
+      if (stop.y === undefined) mark.setAttribute("d", `M${stop.x} 8V196`);
+      else { mark.setAttribute("cx", stop.x); mark.setAttribute("cy", stop.y); mark.setAttribute("r", 7); }
+      mark.setAttribute("visibility", "visible");
+    }
+    fill(drawing.closest("figure"), stop);
+    follow();
+  };
+  // The page may still be moving when a slider gets the focus.
+  for (const kind of ["scroll", "resize"]) addEventListener(kind, follow, { passive: true });
+  addEventListener("pointerup", (event) => { if (!shown?.drawing.contains(event.target)) hide(); });
 
   for (const figure of all("figure.chart")) {
     const stops = figure.dataset.kind === "curves" ? curveStops(figure) : pointStops(figure);
     const keyed = stops.filter((stop) => stop.keyed);
     const drawings = all(".panel svg", figure);
     if (!stops.length || !drawings.length) continue;
-    const box = drawings[0].viewBox.baseVal;
     const marks = drawings.map((drawing) => {
       const ruler = document.createElementNS(SVG, stops[0].y === undefined ? "path" : "circle");
       ruler.setAttribute("class", stops[0].y === undefined ? "ruler" : "halo");
@@ -160,24 +197,8 @@
       drawing.append(ruler);
       return ruler;
     });
-    const hide = () => { tip.hidden = true; marks.forEach((mark) => mark.setAttribute("visibility", "hidden")); };
-    const show = (stop, drawing) => {
-      for (const mark of marks) {
-        if (stop.y === undefined) mark.setAttribute("d", `M${stop.x} 8V196`);
-        else { mark.setAttribute("cx", stop.x); mark.setAttribute("cy", stop.y); mark.setAttribute("r", 7); }
-        mark.setAttribute("visibility", "visible");
-      }
-      fill(figure, stop);
-      tip.hidden = false;
-      const frame = drawing.getBoundingClientRect();
-      const x = frame.left + (stop.x / box.width) * frame.width;
-      const y = frame.top + ((stop.y ?? 40) / box.height) * frame.height;
-      const { width, height } = tip.getBoundingClientRect();
-      const beside = x + 14 + width <= root.clientWidth ? x + 14 : x - 14 - width;
-      tip.style.left = `${Math.max(4, Math.min(beside, root.clientWidth - width - 4))}px`;
-      tip.style.top = `${Math.max(4, Math.min(y, innerHeight - height - 4))}px`;
-    };
     const nearest = (drawing, event) => {
+      const box = drawing.viewBox.baseVal;
       const frame = drawing.getBoundingClientRect();
       const x = ((event.clientX - frame.left) / frame.width) * box.width;
       const y = ((event.clientY - frame.top) / frame.height) * box.height;
@@ -185,8 +206,9 @@
       return stops.reduce((best, stop) => (distance(stop) < distance(best) ? stop : best));
     };
     for (const drawing of drawings) {
-      for (const kind of ["pointermove", "pointerdown"]) drawing.addEventListener(kind, (event) => show(nearest(drawing, event), drawing));
-      drawing.addEventListener("pointerleave", hide);
+      for (const kind of ["pointermove", "pointerdown"]) drawing.addEventListener(kind, (event) => show(nearest(drawing, event), drawing, marks));
+      drawing.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") hide(); }); // a finger leaves as it is lifted
+      drawing.addEventListener("pointercancel", hide); // it was no tap: the finger moves the page
     }
 
     // The same by keyboard, and for screen readers: a slider along the strengths, or along the thief's best points.
@@ -204,16 +226,16 @@
     if (!keyed.length) continue;
     go(0);
     const steps = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 5, PageDown: -5, Home: -Infinity, End: Infinity };
-    cursor.addEventListener("focus", () => show(keyed[place], drawings[0]));
-    cursor.addEventListener("blur", hide);
+    const showPlace = () => show(keyed[place], drawings[0], marks, cursor);
+    cursor.addEventListener("focus", showPlace);
+    cursor.addEventListener("blur", () => { if (shown?.slider === cursor) hide(); });
     cursor.addEventListener("keydown", (event) => {
       if (event.key === "Escape") hide();
       if (!(event.key in steps) || event.altKey || event.ctrlKey || event.metaKey) return;
       event.preventDefault();
       go(place + steps[event.key]);
-      show(keyed[place], drawings[0]);
+      showPlace();
     });
     figure.querySelector(".panels").append(cursor);
   }
-  addEventListener("scroll", () => { if (!(document.activeElement?.classList.contains("cursor"))) tip.hidden = true; }, { passive: true });
 })();
