@@ -117,13 +117,3 @@ def test_the_button_changes_colours(browser: Any, page: str) -> None:
     assert run(browser, colour) != before and button.text == "Dark"
     button.click()
     assert run(browser, colour) == before
-
-
-def test_on_paper_controls_are_gone_and_tables_whole(browser: Any, page: str) -> None:
-    show(browser, page, dark=True, media="print")
-    assert run(browser, "return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    for selector in ("nav", "#filters", "#theme", ".cursor"):
-        assert not any(element.is_displayed() for element in find(browser, selector)), selector
-    assert run(browser, "return getComputedStyle(document.querySelector('.tall')).maxHeight") == "none"
-    pages = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"]
-    assert len(pages) > 10_000
