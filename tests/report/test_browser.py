@@ -51,6 +51,16 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser: Any, pag
     assert all(outline != "none" for _, outline in reached), reached
 
 
+def test_a_link_to_a_model_opens_it_as_often_as_it_is_followed(browser: Any, page: str) -> None:
+    show(browser, page)
+    link = find(browser, "#all tbody th a")[0]
+    model = find(browser, "#" + link.get_attribute("href").partition("#")[2])[0]
+    for _ in range(2):
+        link.send_keys("\ue007")  # the enter key
+        assert model.get_attribute("open")
+        run(browser, "arguments[0].open = false", model)
+
+
 @pytest.mark.parametrize("width", [320, 375, 768])
 def test_the_page_never_scrolls_sideways(browser: Any, page: str, width: int) -> None:
     show(browser, page, width)
@@ -82,14 +92,28 @@ for (const e of document.querySelectorAll('body *')) {
   const svg = e instanceof SVGElement;
   const words = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())
     && !e.closest('script, title, [hidden]');
-  const mark = svg && e.matches('.line, .mark, .front, .share');
+  const mark = svg && e.matches('.line, .mark, .front, .share, use.dot, .whisker, .untouched');
   if (!words && !mark || !e.getClientRects().length) continue;
   const style = getComputedStyle(e);
-  const colour = mark ? (style.stroke !== 'none' ? style.stroke : style.fill) : svg ? style.fill : style.color;
-  const under = svg ? e.closest('svg').parentElement : e;
-  found.push([ratio(rgb(colour), behind(under)), mark ? 'mark' : 'text', e.outerHTML.slice(0, 90)]);
+  const filled = style.stroke === 'none' || e.matches('use.dot, text');
+  const colour = !svg ? style.color : filled ? style.fill : style.stroke;
+  const under = behind(svg ? e.closest('svg').parentElement : e);
+  const opacity = mark ? Number(style.opacity) : 1;
+  const seen = rgb(colour).map((c, i) => opacity * c + (1 - opacity) * under[i]);
+  found.push([ratio(seen, under), mark ? 'mark' : 'text', e.outerHTML.slice(0, 90)]);
 }
 return found.sort((a, b) => a[0] - b[0]);
+"""
+
+
+#: Gives the faintest symbols and lines all the colours that there are: a page of one watermark has but one.
+EVERY_COLOUR = """
+for (const selector of ['use.dot:not([data-front])', '.front', '#curves g:has(.whisker)'])
+  for (const colour of ['c0', 'c1', 'c2', 'c3', 'c4', 'c5', 'cn']) {
+    const one = document.querySelector(selector), copy = one.cloneNode(true);
+    copy.setAttribute('class', one.getAttribute('class').replace(/\\bc[0-9n]\\b/, colour));
+    one.after(copy);
+  }
 """
 
 
@@ -99,6 +123,7 @@ def test_words_and_lines_can_be_told_from_what_is_behind_them(browser: Any, page
     open_all(browser)
     background = run(browser, "return getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, background.strip("rgb()").split(","))) < 200) == dark
+    run(browser, EVERY_COLOUR)
     found = run(browser, CONTRAST)
     texts = [one for one in found if one[1] == "text"]
     marks = [one for one in found if one[1] == "mark"]

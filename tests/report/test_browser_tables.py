@@ -108,3 +108,10 @@ def test_filters_leave_what_fits_and_say_how_much(browser: Any, page: str) -> No
     find(browser, "#filters button")[0].click()
     WebDriverWait(browser, 5).until(lambda _: len(column(browser, 0)) == total)
     assert find(browser, "#count")[0].text == f"{total} results"
+
+
+def test_one_result_is_counted_as_one(browser: Any, tmp_path: Path) -> None:
+    leave(tmp_path, train_card())
+    assert main([str(tmp_path)]) == 0
+    show(browser, (tmp_path / "report.html").as_uri())
+    assert find(browser, "#count")[0].text == "1 result"

@@ -84,6 +84,12 @@ def label(watermark: str, key: str) -> str:
     return "no watermark" if watermark == "none" else f"{watermark}, {key}" if key else watermark
 
 
+def spelled(value: float, digits: int) -> str:
+    """For people: rounded, with a true minus sign, and none at zero; empty for NaN."""
+    rounded = round(value, digits) + 0.0  # of -0.0 this makes 0.0
+    return "" if math.isnan(value) else f"{rounded:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
 def percent_axis(title: str, low: float = 0.0, high: float = 100.0) -> Axis:
     """Upwards, in per cent: from ``low`` to ``high``, both moved outwards to the next round number."""
     step = next((step for step in (1, 2, 5, 10) if math.ceil(high / step) - math.floor(low / step) <= 5), 25)

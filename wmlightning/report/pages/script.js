@@ -16,10 +16,11 @@
   system.addEventListener("change", tell);
   tell();
 
-  // A link to a closed model opens it.
-  const open = () => { const it = location.hash.length > 1 && document.getElementById(location.hash.slice(1)); if (it instanceof HTMLDetailsElement) it.open = true; };
-  addEventListener("hashchange", open);
-  open();
+  // A link to a closed model opens it; one that is followed twice does not change the address.
+  const open = (hash) => { const it = hash.length > 1 && document.getElementById(hash.slice(1)); if (it instanceof HTMLDetailsElement) it.open = true; };
+  addEventListener("hashchange", () => open(location.hash));
+  addEventListener("click", (event) => open(event.target.closest("a")?.hash ?? ""));
+  open(location.hash);
 
   // Sorting: columns of numbers by the first number of a cell, others as text. What has no value comes last, either way.
   const number = (cell) => parseFloat((cell.dataset.v ?? cell.textContent.trim()).replace("\u2212", "-"));
@@ -69,7 +70,8 @@
         row.hidden = !(fits && wanted.every((word) => words.get(row).includes(word)));
         shown += !row.hidden;
       }
-      count.textContent = shown === rows.length ? `${shown} results` : `${shown} of ${rows.length} results`;
+      const results = rows.length === 1 ? "result" : "results";
+      count.textContent = shown === rows.length ? `${shown} ${results}` : `${shown} of ${rows.length} ${results}`;
     };
     form.hidden = false;
     form.addEventListener("submit", (event) => event.preventDefault());
