@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.report.reading import Node, one_of_each, page_of, pictured, report_of, verdict
-from tests.results.cards import claim_card, finetune_card, leave, prune_card, study, train_card
+from tests.results.cards import claim_card, finetune_card, inversion_card, leave, prune_card, study, train_card
 from wmlightning.report.page import render
 from wmlightning.results.table import aggregate, read_all
 
@@ -121,6 +121,29 @@ def test_an_attack_is_summed_up_by_what_a_thief_would_choose(tmp_path: Path) -> 
     assert attack.lost == pytest.approx(100 * best["clean_lost"])
     assert attack.bargain == f"learning rate {best['strength']:g}"
     assert attack.strengths == "0.0001 to 0.1"
+
+
+def test_a_loss_of_next_to_nothing_has_no_sign(tmp_path: Path) -> None:
+    for seed, better in enumerate((0.0002, 0.02)):
+        victim = train_card(dataset=f"set{seed}")
+        card = prune_card(victim, rates=(0.01,))
+        card["curve"][0]["metrics"]["attack/clean_acc"] = victim["metrics"]["test/clean_acc"] + better
+        leave(tmp_path, card)
+    none, gain = (table.text for table in page_of(tmp_path).all("table", class_="glance"))
+    assert "0.0 points lost" in none and not re.search("[-\N{MINUS SIGN}]0.0 points", none)
+    assert "\N{MINUS SIGN}2.0 points lost" in gain
+
+
+def test_each_p_of_a_detection_is_told_and_no_mean_of_them(tmp_path: Path) -> None:
+    for seed, p_value in enumerate((0.01, 0.5, 0.03)):
+        leave(tmp_path, inversion_card(train_card(seed=seed), p_value=p_value))
+    (row,) = page_of(tmp_path).one("table", class_="glance").one("tbody").all("tr")
+    assert row.all("td")[-1].text == "0.01, 0.5, 0.03"
+
+
+def test_one_result_is_counted_as_one(tmp_path: Path) -> None:
+    leave(tmp_path, train_card())
+    assert page_of(tmp_path).one("p", id="count").text == "1 result"
 
 
 def test_a_claim_is_told_by_its_p_and_is_no_glance_at_watermarks(tmp_path: Path) -> None:

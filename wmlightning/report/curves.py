@@ -67,6 +67,7 @@ class Value:
 
     x: float
     strength: str
+    is_victim: bool
     number: int
     label: str
     cells: Sequence[str]
@@ -187,7 +188,12 @@ def spelled_strength(row: Mapping[str, Any]) -> str:
 def _values(line: _Line, x: Axis) -> list[Value]:
     return [
         Value(
-            x.at(row["strength"]), spelled_strength(row), line.number, line.label, [_cell(row, m) for m, _ in MEASURED]
+            x.at(row["strength"]),
+            spelled_strength(row),
+            bool(row["is_victim"]),
+            line.number,
+            line.label,
+            [_cell(row, name) for name, _ in MEASURED],
         )
         for row in line.rows
     ]

@@ -13,7 +13,7 @@ import pandas as pd
 WIDTH, HEIGHT = 380, 236
 LEFT, RIGHT, TOP, BOTTOM = 40, 372, 10, 194
 
-_LETTER = 6.4  # width of a digit of a label
+_LETTER, _LARGE = 6.4, 8.8  # width of a digit of a label, and of one on a narrow screen
 _MARGIN = 16  # for symbols beside the outermost values
 _SLOT = 56  # on a logarithmic axis, for the untouched model, which has no strength
 _LOSSES = (-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50, 100)
@@ -33,6 +33,12 @@ class Axis:
     at: Callable[[float], float]
     ticks: Sequence[tuple[float, str]]
     title: str
+
+    @property
+    def crowded(self) -> set[float]:
+        """Places whose labels are in the way of others where letters are large."""
+        kept = _thinned(self.ticks, _LARGE)
+        return {place for place, _ in self.ticks} - {place for place, _ in kept}
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,12 @@ def records(table: pd.DataFrame, by: str | None = None) -> list[dict[str, Any]]:
 def label(watermark: str, key: str) -> str:
     """What a line is called."""
     return "no watermark" if watermark == "none" else f"{watermark}, {key}" if key else watermark
+
+
+def spelled(value: float, digits: int) -> str:
+    """For people: rounded, with a true minus sign, and none at zero; empty for NaN."""
+    rounded = round(value, digits) + 0.0  # of -0.0 this makes 0.0
+    return "" if math.isnan(value) else f"{rounded:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def percent_axis(title: str, low: float = 0.0, high: float = 100.0) -> Axis:
@@ -130,13 +142,16 @@ def _symlog(value: float) -> float:
     return value if abs(value) <= 1 else math.copysign(1 + math.log10(abs(value)), value)
 
 
-def _thinned(ticks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
-    """Without labels that would overlap; the last one stays."""
+def _thinned(ticks: Sequence[tuple[float, str]], letter: float = _LETTER) -> list[tuple[float, str]]:
+    """Without labels that would overlap; the last one stays, and the first if both have room."""
+
+    def apart(a: tuple[float, str], b: tuple[float, str]) -> bool:
+        return b[0] - a[0] >= (len(a[1]) + len(b[1])) / 2 * letter + 6
+
     kept = list(ticks[-1:])
-    for place, text in reversed(ticks[:-1]):
-        room = (len(text) + len(kept[-1][1])) / 2 * _LETTER + 6
-        if kept[-1][0] - place >= room:
-            kept.append((place, text))
+    for tick in reversed(ticks[:-1]):
+        if apart(tick, kept[-1]) and (tick == ticks[0] or apart(ticks[0], tick)):
+            kept.append(tick)
     return kept[::-1]
 
 

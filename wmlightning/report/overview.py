@@ -150,13 +150,21 @@ class Mean:
 
 @dataclass(frozen=True)
 class Line:
-    """A watermark and key at a glance: ``trained`` of the models, ``attacked`` for each attack of the table."""
+    """A watermark and key at a glance.
+
+    Attributes:
+        n: models.
+        trained: accuracies before any attack.
+        attacked: for each removal attack of the table, new triggers left and points lost.
+        detected: for each detection, the p of each model. A mean of them would be no p.
+    """
 
     label: str
     look: Look
     n: int
     trained: Sequence[Mean]
     attacked: Sequence[tuple[Mean, Mean]]
+    detected: Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -187,11 +195,11 @@ def _glance(dataset: str, model: str, found: Sequence[Result], known: Mapping[tu
         for name in removals:
             these = [r for r in here if r.strengths and _named(r) == name]
             attacked.append((Mean.of([r.new for r in these]), Mean.of([r.lost for r in these])))
-        for name in detections:
-            these = [r for r in here if not math.isnan(r.p) and _named(r) == name]
-            attacked.append((Mean.of([r.p for r in these]), Mean()))
+        detected = [
+            [r.p for r in here if r.detects and _named(r) == name and not math.isnan(r.p)] for name in detections
+        ]
         trained = [Mean.of([getattr(r, part) for r in models]) for part in ("clean", "new", "decoys")]
-        lines.append(Line(label(*kind), known[kind], len({r.victim for r in here}), trained, attacked))
+        lines.append(Line(label(*kind), known[kind], len({r.victim for r in here}), trained, attacked, detected))
     return Glance(dataset, model, removals, detections, lines)
 
 

@@ -17,7 +17,7 @@ from wmlightning import __version__
 from wmlightning.errors import UserError
 from wmlightning.report import albums, drawing
 from wmlightning.report.curves import MEASURED, Chart, charts
-from wmlightning.report.drawing import Look, looks
+from wmlightning.report.drawing import Look, looks, spelled
 from wmlightning.report.models import Model, is_jpeg, models
 from wmlightning.report.overview import SPARK_HEIGHT, SPARK_WIDTH, Glance, Result, glances, results
 from wmlightning.report.pareto import Plot, plots
@@ -153,7 +153,7 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters.update(number=_number, p=_p, look=_look, plural=_plural)
+    pages.filters.update(number=spelled, p=_p, look=_look, plural=_plural)
     pages.tests["known"] = lambda value: value is not None and not math.isnan(value)
     style, script = (_file(name) for name in ("style.css", "script.js"))
     return pages.get_template("report.html").render(
@@ -178,10 +178,6 @@ def _file(name: str) -> str:
 
 def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _number(value: float, digits: int = 1) -> str:
-    return "" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _p(value: float) -> str:

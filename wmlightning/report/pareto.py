@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from wmlightning.report.curves import spelled_strength
-from wmlightning.report.drawing import Axis, Look, loss_axis, percent_axis, records
+from wmlightning.report.drawing import Axis, Look, loss_axis, percent_axis, records, spelled
 from wmlightning.results.front import pareto_front
 
 #: More symbols than this in one drawing hide each other, and fill the page.
@@ -137,20 +137,17 @@ def _steps(points: Sequence[tuple[float, float]]) -> str:
 def _point(row: Mapping[str, Any], place: tuple[float, float], number: int, look: Look, on_front: bool) -> Point:
     strength = spelled_strength(row)
     attack = "" if row["is_victim"] else row["attack"]
-    cells = [row["watermark"], str(row["seed"]), attack, strength, _minus(row["lost"]), f"{row['left']:.1f}"]
+    cells = [row["watermark"], str(row["seed"]), attack, strength, spelled(row["lost"], 2), f"{row['left']:.1f}"]
     done = (
         "untouched" if row["is_victim"] else f"{attack}{_after(row)}, {row['strength_name'] or 'strength'} {strength}"
     )
-    told = (
-        f"{row['watermark']}, seed {row['seed']}: {done}: {_minus(row['lost'])} points lost, {row['left']:.1f} % left"
-    )
+    values = f"{spelled(row['lost'], 2)} points lost, {row['left']:.1f} % left"
+    if not pd.isna(row["decoy_acc"]):
+        values += f", decoys {100 * row['decoy_acc']:.1f} %"
+    told = f"{row['watermark']}, seed {row['seed']}: {done}: {values}"
     return Point(*place, number, look, bool(row["is_victim"]), on_front, told, cells)
 
 
 def _after(row: Mapping[str, Any]) -> str:
     epochs = row["epochs"]
     return f" ({epochs} epochs)" if not pd.isna(epochs) and epochs > 0 else ""
-
-
-def _minus(lost: float) -> str:
-    return f"{lost:.2f}".replace("-", "\N{MINUS SIGN}")

@@ -16,31 +16,27 @@
   system.addEventListener("change", tell);
   tell();
 
-  // A link to a closed model opens it.
-  const open = () => { const it = location.hash.length > 1 && document.getElementById(location.hash.slice(1)); if (it instanceof HTMLDetailsElement) it.open = true; };
-  addEventListener("hashchange", open);
-  open();
+  // A link to a closed model opens it; one that is followed twice does not change the address.
+  const open = (hash) => { const it = hash.length > 1 && document.getElementById(hash.slice(1)); if (it instanceof HTMLDetailsElement) it.open = true; };
+  addEventListener("hashchange", () => open(location.hash));
+  addEventListener("click", (event) => open(event.target.closest("a")?.hash ?? ""));
+  open(location.hash);
 
-  // Sorting. Rows without a value come last, whichever the direction.
-  const value = (cell) => {
-    const text = cell.dataset.v ?? cell.textContent.trim();
-    const number = text === "" ? NaN : Number(cell.dataset.v ?? text.split(" ")[0]);
-    return { text, number };
-  };
-  const compare = (a, b) => {
-    if (a.text === "" || b.text === "") return null;
-    if (!Number.isNaN(a.number) && !Number.isNaN(b.number)) return a.number - b.number;
-    return a.text.localeCompare(b.text, undefined, { numeric: true });
-  };
-  const sort = (table, column, direction) => {
-    const body = table.tBodies[0];
-    const rows = [...body.rows].map((row, i) => ({ row, i, v: value(row.cells[column]) }));
+  // Sorting: columns of numbers by the first number of a cell, others as text. What has no value comes last, either way.
+  const number = (cell) => parseFloat((cell.dataset.v ?? cell.textContent.trim()).replace("\u2212", "-"));
+  const text = (cell) => cell.textContent.trim();
+  const inOrder = { numeric: true, sensitivity: "base" }; // 8 marks before 16
+  const sort = (table, column, head, direction) => {
+    const numeric = head.classList.contains("n"); // or the fingerprint 5547e5 would be a large number
+    const value = numeric ? number : text;
+    const missing = numeric ? Number.isNaN : (found) => found === "";
+    const compare = numeric ? (a, b) => (a > b) - (a < b) : (a, b) => a.localeCompare(b, undefined, inOrder);
+    const rows = [...table.tBodies[0].rows].map((row, i) => ({ row, i, v: value(row.cells[column]) }));
     rows.sort((a, b) => {
-      const order = compare(a.v, b.v);
-      if (order === null) return (a.v.text === "") - (b.v.text === "") || a.i - b.i;
-      return direction * order || a.i - b.i;
+      if (missing(a.v) || missing(b.v)) return missing(a.v) - missing(b.v) || a.i - b.i;
+      return direction * compare(a.v, b.v) || a.i - b.i;
     });
-    body.append(...rows.map(({ row }) => row));
+    table.tBodies[0].append(...rows.map(({ row }) => row));
   };
   for (const table of all("table.sortable")) {
     const heads = [...table.tHead.rows[0].cells];
@@ -54,7 +50,7 @@
         const up = head.getAttribute("aria-sort") !== "ascending";
         heads.forEach((other) => other.setAttribute("aria-sort", "none"));
         head.setAttribute("aria-sort", up ? "ascending" : "descending");
-        sort(table, column, up ? 1 : -1);
+        sort(table, column, head, up ? 1 : -1);
       });
     });
   }
@@ -74,7 +70,8 @@
         row.hidden = !(fits && wanted.every((word) => words.get(row).includes(word)));
         shown += !row.hidden;
       }
-      count.textContent = shown === rows.length ? `${shown} results` : `${shown} of ${rows.length} results`;
+      const results = rows.length === 1 ? "result" : "results";
+      count.textContent = shown === rows.length ? `${shown} ${results}` : `${shown} of ${rows.length} ${results}`;
     };
     form.hidden = false;
     form.addEventListener("submit", (event) => event.preventDefault());
@@ -119,7 +116,7 @@
       const name = cells[0] === "untouched" ? cells[0] : `${heads[0]} ${cells[0]}`;
       if (!stops.has(row.dataset.x)) stops.set(row.dataset.x, { x: Number(row.dataset.x), title: name, rows: [], keyed: true });
       const short = (cell) => cell.split(" ")[0]; // the mean; the spread stands in the table
-      stops.get(row.dataset.x).rows.push({ line: row.dataset.line, label: cells[1], new: short(cells[2]), clean: short(cells[3]) });
+      stops.get(row.dataset.x).rows.push({ line: row.dataset.line, label: cells[1], values: cells.slice(2).map(short) });
     }
     return [...stops.values()].sort((a, b) => a.x - b.x);
   };
@@ -132,32 +129,69 @@
       return stop;
     }).sort((a, b) => a.x - b.x || b.y - a.y);
 
-  const spoken = (stop) =>
-    [stop.title, ...stop.rows.map((row) => `${row.label}: ${[row.new && `new triggers ${row.new} %`, row.clean && `clean ${row.clean} %`].filter(Boolean).join(", ")}`)].join("; ");
+  const MEASURES = ["new triggers", "clean", "decoys"]; // the last columns of a chart's table
+  const spoken = (stop) => {
+    const told = (row) => MEASURES.map((name, i) => row.values[i] && `${name} ${row.values[i]} %`).filter(Boolean).join(", ");
+    return [stop.title, ...stop.rows.map((row) => `${row.label}: ${told(row)}`)].join("; ");
+  };
 
   const fill = (figure, stop) => {
     tip.replaceChildren(element("strong", stop.title));
     if (!stop.rows.length) return;
     const table = document.createElement("table");
     const head = table.createTHead().insertRow();
-    for (const text of ["", "new triggers", "clean"]) head.append(element("th", text, { className: "n" }));
+    for (const text of ["", ...MEASURES]) head.append(element("th", text, { className: "n" }));
     const body = table.createTBody();
     for (const row of stop.rows) {
       const line = body.insertRow();
       const name = element("th", ` ${row.label}`);
       const swatch = figure.querySelector(`.legend [data-line="${row.line}"] .swatch`);
       if (swatch) name.prepend(swatch.cloneNode(true));
-      line.append(name, element("td", row.new, { className: "n" }), element("td", row.clean, { className: "n" }));
+      line.append(name, ...row.values.map((value) => element("td", value, { className: "n" })));
     }
     tip.append(table);
   };
+
+  // One stop is shown at a time: in a drawing, marked in all drawings of its chart, by its slider or by a pointer.
+  let shown = null;
+  const hide = () => {
+    shown?.marks.forEach((mark) => mark.setAttribute("visibility", "hidden"));
+    shown = null;
+    tip.hidden = true;
+  };
+  const follow = () => {
+    if (!shown) return;
+    const { drawing, stop } = shown;
+    const frame = drawing.getBoundingClientRect();
+    tip.hidden = frame.bottom < 0 || frame.top > innerHeight;
+    const box = drawing.viewBox.baseVal;
+    const x = frame.left + (stop.x / box.width) * frame.width;
+    const y = frame.top + ((stop.y ?? 40) / box.height) * frame.height;
+    const { width, height } = tip.getBoundingClientRect();
+    const beside = x + 14 + width <= root.clientWidth ? x + 14 : x - 14 - width;
+    tip.style.left = `${Math.max(4, Math.min(beside, root.clientWidth - width - 4))}px`;
+    tip.style.top = `${Math.max(4, Math.min(y, innerHeight - height - 4))}px`;
+  };
+  const show = (stop, drawing, marks, slider = null) => {
+    hide();
+    shown = { stop, drawing, slider, marks };
+    for (const mark of marks) {
+      if (stop.y === undefined) mark.setAttribute("d", `M${stop.x} 8V196`);
+      else { mark.setAttribute("cx", stop.x); mark.setAttribute("cy", stop.y); mark.setAttribute("r", 7); }
+      mark.setAttribute("visibility", "visible");
+    }
+    fill(drawing.closest("figure"), stop);
+    follow();
+  };
+  // The page may still be moving when a slider gets the focus.
+  for (const kind of ["scroll", "resize"]) addEventListener(kind, follow, { passive: true });
+  addEventListener("pointerup", (event) => { if (!shown?.drawing.contains(event.target)) hide(); });
 
   for (const figure of all("figure.chart")) {
     const stops = figure.dataset.kind === "curves" ? curveStops(figure) : pointStops(figure);
     const keyed = stops.filter((stop) => stop.keyed);
     const drawings = all(".panel svg", figure);
     if (!stops.length || !drawings.length) continue;
-    const box = drawings[0].viewBox.baseVal;
     const marks = drawings.map((drawing) => {
       const ruler = document.createElementNS(SVG, stops[0].y === undefined ? "path" : "circle");
       ruler.setAttribute("class", stops[0].y === undefined ? "ruler" : "halo");
@@ -165,24 +199,8 @@
       drawing.append(ruler);
       return ruler;
     });
-    const hide = () => { tip.hidden = true; marks.forEach((mark) => mark.setAttribute("visibility", "hidden")); };
-    const show = (stop, drawing) => {
-      for (const mark of marks) {
-        if (stop.y === undefined) mark.setAttribute("d", `M${stop.x} 8V196`);
-        else { mark.setAttribute("cx", stop.x); mark.setAttribute("cy", stop.y); mark.setAttribute("r", 7); }
-        mark.setAttribute("visibility", "visible");
-      }
-      fill(figure, stop);
-      tip.hidden = false;
-      const frame = drawing.getBoundingClientRect();
-      const x = frame.left + (stop.x / box.width) * frame.width;
-      const y = frame.top + ((stop.y ?? 40) / box.height) * frame.height;
-      const { width, height } = tip.getBoundingClientRect();
-      const beside = x + 14 + width <= root.clientWidth ? x + 14 : x - 14 - width;
-      tip.style.left = `${Math.max(4, Math.min(beside, root.clientWidth - width - 4))}px`;
-      tip.style.top = `${Math.max(4, Math.min(y, innerHeight - height - 4))}px`;
-    };
     const nearest = (drawing, event) => {
+      const box = drawing.viewBox.baseVal;
       const frame = drawing.getBoundingClientRect();
       const x = ((event.clientX - frame.left) / frame.width) * box.width;
       const y = ((event.clientY - frame.top) / frame.height) * box.height;
@@ -190,8 +208,9 @@
       return stops.reduce((best, stop) => (distance(stop) < distance(best) ? stop : best));
     };
     for (const drawing of drawings) {
-      for (const kind of ["pointermove", "pointerdown"]) drawing.addEventListener(kind, (event) => show(nearest(drawing, event), drawing));
-      drawing.addEventListener("pointerleave", hide);
+      for (const kind of ["pointermove", "pointerdown"]) drawing.addEventListener(kind, (event) => show(nearest(drawing, event), drawing, marks));
+      drawing.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") hide(); }); // a finger leaves as it is lifted
+      drawing.addEventListener("pointercancel", hide); // it was no tap: the finger moves the page
     }
 
     // The same by keyboard, and for screen readers: a slider along the strengths, or along the thief's best points.
@@ -209,16 +228,16 @@
     if (!keyed.length) continue;
     go(0);
     const steps = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 5, PageDown: -5, Home: -Infinity, End: Infinity };
-    cursor.addEventListener("focus", () => show(keyed[place], drawings[0]));
-    cursor.addEventListener("blur", hide);
+    const showPlace = () => show(keyed[place], drawings[0], marks, cursor);
+    cursor.addEventListener("focus", showPlace);
+    cursor.addEventListener("blur", () => { if (shown?.slider === cursor) hide(); });
     cursor.addEventListener("keydown", (event) => {
       if (event.key === "Escape") hide();
       if (!(event.key in steps) || event.altKey || event.ctrlKey || event.metaKey) return;
       event.preventDefault();
       go(place + steps[event.key]);
-      show(keyed[place], drawings[0]);
+      showPlace();
     });
     figure.querySelector(".panels").append(cursor);
   }
-  addEventListener("scroll", () => { if (!(document.activeElement?.classList.contains("cursor"))) tip.hidden = true; }, { passive: true });
 })();
