@@ -20,6 +20,8 @@ ToInput = Callable[[Image.Image], Tensor]
 _LOOKED_AT = 64  # clean images that a scale is judged by
 _TRIED = 4  # pictures that are sent along the road twice
 _GIVE = "Watermark(..., to_input=f), f the project's transform of evaluation: a PIL picture to a (c, h, w) tensor"
+_SIZE = "; if it trains at another size than it evaluates, train_input= makes triggers of that size"
+_TRUST = "; check_inputs=False if all is as it should be, with classes one after the other, say"
 
 
 class Inputs:
@@ -120,7 +122,8 @@ class Scale:
             UserError: if the key's images have others.
         """
         if clean.shape[1:] != self.like.shape[1:] or clean.is_floating_point() != self.like.is_floating_point():
-            raise UserError("to_input", f"it makes {_kind(self.like)}, the project trains on {_kind(clean)}", _GIVE)
+            wrong = f"it makes {_kind(self.like)}, the project trains on {_kind(clean)}"
+            raise UserError("to_input", wrong, _GIVE + (_SIZE if clean.dtype == self.like.dtype else ""))
 
     def see(self, clean: Tensor) -> None:
         """Looks at a training batch; judges when it has seen enough.
@@ -138,7 +141,7 @@ class Scale:
             low, high = sorted((std, their_std))
             if abs(mean - their_mean) > high or high > 2 * low + 1e-6:
                 wrong = f"it makes pixels {_spread(mean, std)}, the project trains on {_spread(their_mean, their_std)}"
-                raise UserError("to_input", wrong, _GIVE)
+                raise UserError("to_input", wrong, _GIVE + _TRUST)
 
 
 def find_to_input(loaders: Any) -> ToInput:
@@ -164,7 +167,7 @@ def find_to_input(loaders: Any) -> ToInput:
     try:
         before, after = _image_of(raw[index], Image.Image), _image_of(dataset[index], Tensor)
         whole = before is not None and after is not None and _same(transform(before), after)
-    except (TypeError, AttributeError, LookupError, ValueError, RuntimeError, NotImplementedError):
+    except (TypeError, AttributeError, LookupError, ValueError, RuntimeError, NotImplementedError, OSError):
         whole = False  # it is not what it looked like
     if not whole:
         wrong = f"{type(dataset).__name__}.transform is not all that makes inputs of its pictures, or is random"
