@@ -84,10 +84,11 @@ def converted(image: Tensor, to_input: ToInput) -> Tensor:
     return made
 
 
-def check_steady(images: Tensor, to_input: ToInput) -> None:
+def check_steady(name: str, images: Tensor, to_input: ToInput) -> None:
     """Refuses a road that is not the same each time: a random crop or flip would destroy marks.
 
     Args:
+        name: of the argument that it was given as.
         images: uint8 ``(n, c, h, w)``, a few.
         to_input: the road.
 
@@ -97,7 +98,7 @@ def check_steady(images: Tensor, to_input: ToInput) -> None:
     for image in images[:_TRIED]:
         first, second = (converted(image, to_input) for _ in range(2))
         if not _same(first, second):
-            raise UserError("to_input", "it makes something else of the same picture each time", _GIVE)
+            raise UserError(name, "it makes something else of the same picture each time", _GIVE)
 
 
 class Scale:

@@ -137,8 +137,9 @@ class Merging:
     def _check(self, images: Tensor, labels: Tensor) -> None:
         """What can be checked once the project's first batches are there."""
         if self.scale is None:
-            for road in {self.clean.to_input, self.road.input_of}:
-                check_steady(self.clean.images, road)
+            check_steady("to_input", self.clean.images, self.road.input_of)
+            if self.options.train_input is not None:
+                check_steady("train_input", self.clean.images, self.options.train_input)
             n = len(self.clean)
             ours = self.road.sent(self.clean.at(torch.arange(n)), torch.zeros(n, dtype=torch.int64))
             self.scale = Scale(ours)
