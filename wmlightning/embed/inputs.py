@@ -114,7 +114,6 @@ class Scale:
         self.ours = _moments(ours)
         self.like = ours[:1].cpu()
         self._seen: list[Tensor] = []
-        self.done = False
 
     def fits(self, clean: Tensor) -> None:
         """Looks at the shape and type of a training batch.
@@ -135,7 +134,6 @@ class Scale:
         self._seen.append(clean.detach().float().cpu())
         if sum(map(len, self._seen)) < _LOOKED_AT:
             return
-        self.done = True
         theirs = _moments(torch.cat(self._seen))
         self._seen = []
         for (mean, std), (their_mean, their_std) in zip(self.ours, theirs, strict=True):
