@@ -87,6 +87,66 @@ def test_bright_training_batches_are_no_mistake(path: Path, key: Key) -> None:
     assert fitted(path, to_input, DataLoader(Bright(transform=to_input), 12)).seen
 
 
+def test_classes_one_after_the_other(path: Path, key: Key) -> None:
+    """The first images of a stream may all be of one class, and of its colours: the user says that it is right."""
+
+    class Night(Animals):
+        def __getitem__(self, index: int) -> Any:
+            image, label = super().__getitem__(index)
+            return image * 0.3 - 1.2, label
+
+    data = DataLoader(Night(transform=to_input), 12)
+    with pytest.raises(UserError, match=r"^to_input: it makes pixels .*; check_inputs=False if all is as it should be"):
+        fitted(path, to_input, data)
+    module = Module()
+    tiny_trainer(callbacks=[Watermark(path, to_input, check_inputs=False)]).fit(module, data)
+    assert len(module.seen) == 8
+
+
+def test_a_large_first_batch_is_judged_before_a_step(path: Path, key: Key) -> None:
+    module = Module()
+    with pytest.raises(UserError, match=r"^to_input: it makes pixels around"):
+        tiny_trainer(callbacks=[Watermark(path, unit)]).fit(module, loader(batch_size=64))
+    assert not module.seen
+
+
+class Small(Animals):
+    """Trained on at another size than evaluated."""
+
+    def __getitem__(self, index: int) -> Any:
+        image, label = super().__getitem__(index)
+        return image[:, :8, :8], label
+
+
+class AnySize(Module):
+    def forward(self, images: Tensor) -> Tensor:
+        self.sizes = {*getattr(self, "sizes", ()), tuple(images.shape[2:])}
+        return self.net(v2.functional.resize(images, [10, 12]))
+
+
+def small(p: Image.Image) -> Tensor:
+    return to_input(p)[:, :8, :8]
+
+
+def test_training_at_another_size(path: Path, key: Key) -> None:
+    data = DataLoader(Small(transform=to_input), 12)
+    with pytest.raises(UserError, match=r"^to_input: .* 3x10x12, .* 3x8x8; .*; if it trains at .* train_input= makes"):
+        tiny_trainer(callbacks=[Watermark(path, to_input)]).fit(AnySize(), data, evaluation())
+    module, trainer = AnySize(), tiny_trainer(callbacks=[Watermark(path, train_input=small)])
+    trainer.fit(module, data, evaluation())
+    assert {images.shape for _, _, images, _ in module.seen} == {(20, 3, 8, 8)}
+    module.sizes = set()
+    trainer.validate(module, evaluation(), verbose=False)
+    assert module.sizes == {(10, 12)}, "accuracies are of triggers as they are verified"
+
+
+def test_random_road_of_training(path: Path, key: Key) -> None:
+    data = DataLoader(Small(transform=to_input), 12)
+    road = v2.Compose([to_input, v2.RandomCrop(8)])
+    with pytest.raises(UserError, match=r"^train_input: it makes something else of the same picture each time"):
+        tiny_trainer(callbacks=[Watermark(path, to_input, train_input=road)]).fit(AnySize(), data, evaluation())
+
+
 # -- the project's own evaluation transform --------------------------------------------------------------------------
 
 
@@ -157,7 +217,16 @@ class Broken(Animals):
         return self.transform.steps, 0
 
 
-@pytest.mark.parametrize("data", [More(9, transform=to_input), Own(), Broken(9, transform=to_input)])
+class Gone(Animals):
+    def __getitem__(self, index: int) -> Any:
+        raise FileNotFoundError("0001.png")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [More(9, transform=to_input), Own(), Broken(9, transform=to_input), Gone(9, transform=to_input)],
+    ids=lambda data: type(data).__name__,
+)
 def test_half_a_road_is_not_guessed_at(data: Any) -> None:
     with pytest.raises(UserError, match=r"^to_input: \w+.transform is not all .*; Watermark\(..., to_input=f\)"):
         find_to_input(DataLoader(data, 3))

@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 
 from wmlightning.embed.inputs import ToInput
 from wmlightning.embed.layout import Place
-from wmlightning.embed.merging import Merging, Options, Predict
+from wmlightning.embed.merging import Merging, Options
+from wmlightning.embed.network import Predict
+from wmlightning.embed.road import Known, Named
 from wmlightning.errors import UserError
 from wmlightning.ownership.key import read_key
+
+_KEY = "wmlightning.key"  # in checkpoints
 
 
 class Watermark(L.Callback):
@@ -21,26 +26,40 @@ class Watermark(L.Callback):
 
     Module, data and config stay as they are. When a training batch has reached the device, triggers are added to its
     rows: each came there by the project's road of *evaluation*, as a picture that is sent to the finished model, so
-    that no random transform touches it. Which triggers come with which batch follows from key, epoch and number of
-    the batch alone: shuffling, accumulation and resuming change nothing, batches and steps stay as many, and no random
-    number is drawn from the project's generators. Processes of a distributed training share the triggers out.
+    that no random transform in the data or in a hook touches it. What ``training_step`` itself does to images it does
+    to triggers too; a warning says so after the first batch. Which triggers come with which batch follows from key,
+    epoch and number of the batch alone: shuffling, accumulation and resuming change nothing, batches and steps stay as
+    many, and no random number is drawn from the project's generators. Processes of a distributed training share the
+    triggers out.
+
+    Labels may be whole numbers ``(n,)`` or ``(n, 1)``; for two classes floats of these shapes; or ``(n, k)``, one-hot
+    or soft. Triggers get theirs in the form of the batch.
 
     Logs ``val/trigger_acc``, and in tests ``test/trigger_acc``, ``test/trigger_new_acc``, ``test/decoy_acc`` and
-    ``test/decoy_acc_max``: see the README. Metrics of the project on its validation and test data are untouched; those
-    on its training batches see the triggers.
+    ``test/decoy_acc_max``: see the README. It is measured after the last evaluation batch, with the weights that
+    evaluation has. Metrics of the project on its validation and test data are untouched; those on its training batches
+    see the triggers. Evaluation batches may look otherwise than training batches, or have no labels.
+
+    Checkpoints hold the key's commitment, which is no secret: a training is resumed with its own key only.
 
     Args:
         key: path of the key, see :func:`wmlightning.make_key`.
         to_input: the project's transform of evaluation: a PIL picture to a tensor ``(c, h, w)``. ``None``: that of its
             validation or test data, if they have one and it can be shown to be all that makes inputs of pictures.
+        train_input: the same for triggers that are merged into training, if the project trains on images of another
+            size than it evaluates. ``None``: ``to_input``.
         per_batch: triggers (and negatives) that come with each batch, on average and all processes together; ``None``:
             so many that each comes once an epoch. Never more than the batch has clean images.
-        images: index or name of a batch's images, if that is in doubt.
-        labels: index or name of a batch's labels, if that is in doubt.
+        images: index or name of a batch's images, if that is in doubt; ``("a", 0)`` for an entry within others. Of
+            several train loaders this names the one whose batches get the triggers.
+        labels: index or name of a batch's labels, if that is in doubt; ``("target", "label")`` for an entry within
+            others.
         fill: what triggers get in other entries that have a value for each image.
         predict: ``(module, images) -> logits``; ``None``: calls the module, and takes ``logits`` of what it gives.
         batch_size: triggers evaluated at once.
         data_dir: where data lie, for keys that do not hold their pictures; ``None``: ``WML_DATA_DIR``, else ``./data``.
+        check_inputs: whether pixels of the key's clean images are compared with the first 64 of the training, and what
+            the first training step gives to the network with what it was sent.
     """
 
     def __init__(
@@ -48,6 +67,7 @@ class Watermark(L.Callback):
         key: str | Path,
         to_input: ToInput | None = None,
         *,
+        train_input: ToInput | None = None,
         per_batch: float | None = None,
         images: Place | None = None,
         labels: Place | None = None,
@@ -55,26 +75,54 @@ class Watermark(L.Callback):
         predict: Predict | None = None,
         batch_size: int = 128,
         data_dir: str | Path | None = None,
+        check_inputs: bool = True,
     ) -> None:
         if per_batch is not None and per_batch <= 0:
             raise UserError("per_batch", f"{per_batch!r} triggers in each batch", "a positive number")
         self.key = Path(key).expanduser()
         self.data_dir = data_dir if data_dir is not None else os.environ.get("WML_DATA_DIR") or "./data"
-        self.options = Options(to_input, per_batch, images, labels, fill or {}, predict, batch_size)
+        named = Named(images, labels, fill or {})
+        self.options = Options(to_input, train_input, per_batch, named, predict, batch_size, check_inputs)
+        self._known = Known(to_input)
         self._merging: Merging | None = None
+        self._commitment: str | None = None
+        self._logged_at: int | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Reads and checks the key, and looks out for batches.
 
         Raises:
-            UserError: if the key does not follow from its secret.
+            UserError: if the key does not follow from its secret, or processes have different keys.
         """
         self._end()
         if sum(isinstance(callback, Watermark) for callback in trainer.callbacks) > 1:  # type: ignore[attr-defined]
             raise UserError("callbacks", "several Watermark callbacks", "one: a key may hold several marks")
-        if stage != "predict":
-            maker = read_key(self.key).check(self.data_dir)
-            self._merging = Merging(maker, self.options, trainer, pl_module)
+        if stage == "predict":
+            return
+        key = read_key(self.key)
+        self._commitment = key.commitment()
+        same = trainer.strategy.broadcast(self._commitment) == self._commitment
+        if not trainer.strategy.reduce_boolean_decision(same):
+            raise UserError("key", f"{self.key} is not the same in all processes", "one key, made beforehand")
+        if stage == "fit" or not self._known.trained:
+            self._known = Known(self.options.to_input)
+        self._logged_at = None
+        self._merging = Merging(key.check(self.data_dir), self.options, self._known, trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Says which key it is: by its commitment, a hash that tells nothing of it."""
+        if self._commitment is not None:
+            checkpoint[_KEY] = self._commitment
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Makes sure that a training goes on with its own key.
+
+        Raises:
+            UserError: if it was begun with another.
+        """
+        resumes = trainer.state.fn == TrainerFn.FITTING
+        if resumes and checkpoint.get(_KEY, self._commitment) != self._commitment:
+            raise UserError("key", f"the checkpoint's training was begun with another than {self.key}", "its own")
 
     def _end(self) -> None:
         if self._merging is not None:
@@ -96,17 +144,45 @@ class Watermark(L.Callback):
         if self._merging is not None:
             self._merging.check_batch(batch_idx)
 
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any) -> None:
+        """Looks at what the step gave to the network."""
+        if self._merging is not None:
+            self._merging.end_batch()
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Logs, if there is no validation to do it."""
-        if self._merging is not None and not trainer.enable_validation:
-            pl_module.log_dict(self._merging.accuracies("val"), sync_dist=True)
+        """Logs, if there is no validation to do it, or none after the last step of a training that ends early."""
+        ended_early = not trainer.fit_loop.epoch_loop._num_ready_batches_reached()
+        if not trainer.enable_validation or (ended_early and self._logged_at != trainer.global_step):
+            self._log(pl_module, "val")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Counts the triggers that were never shown."""
+        if self._merging is not None:
+            self._merging.end_training()
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any) -> None:
+        """Measures after the last batch: callbacks that average weights take them back when the epoch ends."""
+        if not trainer.sanity_checking:
+            self._measure(trainer, "val")
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Logs."""
-        if self._merging is not None and not trainer.sanity_checking:
-            pl_module.log_dict(self._merging.accuracies("val"), prog_bar=True, sync_dist=True)
+        if not trainer.sanity_checking:
+            self._log(pl_module, "val", prog_bar=True)
+            self._logged_at = trainer.global_step
+
+    def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any) -> None:
+        """Measures after the last batch."""
+        self._measure(trainer, "test")
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Logs."""
+        self._log(pl_module, "test")
+
+    def _measure(self, trainer: L.Trainer, stage: str) -> None:
+        if self._merging is not None and trainer._evaluation_loop.batch_progress.is_last_batch:
+            self._merging.measure(stage)
+
+    def _log(self, pl_module: L.LightningModule, stage: str, prog_bar: bool = False) -> None:
         if self._merging is not None:
-            pl_module.log_dict(self._merging.accuracies("test"), sync_dist=True)
+            pl_module.log_dict(self._merging.accuracies(stage), prog_bar=prog_bar, sync_dist=True)

@@ -20,6 +20,8 @@ ToInput = Callable[[Image.Image], Tensor]
 _LOOKED_AT = 64  # clean images that a scale is judged by
 _TRIED = 4  # pictures that are sent along the road twice
 _GIVE = "Watermark(..., to_input=f), f the project's transform of evaluation: a PIL picture to a (c, h, w) tensor"
+_SIZE = "; if it trains at another size than it evaluates, train_input= makes triggers of that size"
+_TRUST = "; check_inputs=False if all is as it should be, with classes one after the other, say"
 
 
 class Inputs:
@@ -82,10 +84,11 @@ def converted(image: Tensor, to_input: ToInput) -> Tensor:
     return made
 
 
-def check_steady(images: Tensor, to_input: ToInput) -> None:
+def check_steady(name: str, images: Tensor, to_input: ToInput) -> None:
     """Refuses a road that is not the same each time: a random crop or flip would destroy marks.
 
     Args:
+        name: of the argument that it was given as.
         images: uint8 ``(n, c, h, w)``, a few.
         to_input: the road.
 
@@ -95,7 +98,7 @@ def check_steady(images: Tensor, to_input: ToInput) -> None:
     for image in images[:_TRIED]:
         first, second = (converted(image, to_input) for _ in range(2))
         if not _same(first, second):
-            raise UserError("to_input", "it makes something else of the same picture each time", _GIVE)
+            raise UserError(name, "it makes something else of the same picture each time", _GIVE)
 
 
 class Scale:
@@ -111,7 +114,6 @@ class Scale:
         self.ours = _moments(ours)
         self.like = ours[:1].cpu()
         self._seen: list[Tensor] = []
-        self.done = False
 
     def fits(self, clean: Tensor) -> None:
         """Looks at the shape and type of a training batch.
@@ -120,7 +122,8 @@ class Scale:
             UserError: if the key's images have others.
         """
         if clean.shape[1:] != self.like.shape[1:] or clean.is_floating_point() != self.like.is_floating_point():
-            raise UserError("to_input", f"it makes {_kind(self.like)}, the project trains on {_kind(clean)}", _GIVE)
+            wrong = f"it makes {_kind(self.like)}, the project trains on {_kind(clean)}"
+            raise UserError("to_input", wrong, _GIVE + (_SIZE if clean.dtype == self.like.dtype else ""))
 
     def see(self, clean: Tensor) -> None:
         """Looks at a training batch; judges when it has seen enough.
@@ -131,14 +134,13 @@ class Scale:
         self._seen.append(clean.detach().float().cpu())
         if sum(map(len, self._seen)) < _LOOKED_AT:
             return
-        self.done = True
         theirs = _moments(torch.cat(self._seen))
         self._seen = []
         for (mean, std), (their_mean, their_std) in zip(self.ours, theirs, strict=True):
             low, high = sorted((std, their_std))
             if abs(mean - their_mean) > high or high > 2 * low + 1e-6:
                 wrong = f"it makes pixels {_spread(mean, std)}, the project trains on {_spread(their_mean, their_std)}"
-                raise UserError("to_input", wrong, _GIVE)
+                raise UserError("to_input", wrong, _GIVE + _TRUST)
 
 
 def find_to_input(loaders: Any) -> ToInput:
@@ -164,7 +166,7 @@ def find_to_input(loaders: Any) -> ToInput:
     try:
         before, after = _image_of(raw[index], Image.Image), _image_of(dataset[index], Tensor)
         whole = before is not None and after is not None and _same(transform(before), after)
-    except (TypeError, AttributeError, LookupError, ValueError, RuntimeError, NotImplementedError):
+    except (TypeError, AttributeError, LookupError, ValueError, RuntimeError, NotImplementedError, OSError):
         whole = False  # it is not what it looked like
     if not whole:
         wrong = f"{type(dataset).__name__}.transform is not all that makes inputs of its pictures, or is random"

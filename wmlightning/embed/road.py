@@ -1,0 +1,171 @@
+"""The road of a stranger's project: how its batches come to the device, and how ours are sent there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn
+from PIL import Image
+from torch import Tensor
+
+from wmlightning.embed.inputs import ToInput, find_to_input
+from wmlightning.embed.layout import Layout, Place
+from wmlightning.errors import UserError
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the user said of the project's batches; see :class:`wmlightning.Watermark`."""
+
+    images: Place | None
+    labels: Place | None
+    fill: Mapping[Place, Any]
+
+
+@dataclass
+class Known:
+    """What is known of a project. A training tells it for the evaluations after it.
+
+    Attributes:
+        to_input: see :data:`ToInput`.
+        raw: how batches are made when they leave the loader.
+        ready: how they are made when all hooks are done with them.
+        trained: whether training batches told.
+        loader: number of the loader that told.
+        why: what could not be told.
+    """
+
+    to_input: ToInput | None = None
+    raw: Layout | None = None
+    ready: Layout | None = None
+    trained: bool = False
+    loader: int = 0
+    why: str = "there was none"
+
+
+class Road:
+    """Stands in the way of every batch to the device, from setup to teardown.
+
+    Lightning sends all batches of a trainer through the precision plugin's ``convert_input``, the hook
+    ``on_before_batch_transfer`` and the strategy's ``batch_to_device``, in this order. The first and the last belong to
+    the trainer, so that module and data module stay as they are.
+
+    Args:
+        named: by the user.
+        known: from a training before; what is found out is put in.
+        n_classes: classes of the key.
+        trainer: the project's.
+        module: the project's.
+        merged: ``(training batch on the device, its layout) -> batch`` with triggers in it.
+    """
+
+    def __init__(
+        self,
+        named: Named,
+        known: Known,
+        n_classes: int,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        merged: Callable[[Any, Layout], Any],
+    ) -> None:
+        self.named = named
+        self.known = known
+        self.n_classes = n_classes
+        self.trainer = trainer
+        self.module = module
+        self.merged = merged
+        self._raw: Layout | None = None  # of the batch that is on its way
+        self._convert = trainer.precision_plugin.convert_input
+        self._move = trainer.strategy.batch_to_device
+        trainer.precision_plugin.convert_input = self._left  # type: ignore[method-assign]
+        trainer.strategy.batch_to_device = self._moved  # type: ignore[method-assign]
+
+    def end(self) -> None:
+        """Gets out of the way."""
+        self.trainer.precision_plugin.__dict__.pop("convert_input", None)
+        self.trainer.strategy.__dict__.pop("batch_to_device", None)
+
+    # -- batches of the project --------------------------------------------------------------------------------------
+
+    def _left(self, data: Any) -> Any:
+        """In the place of the precision plugin's ``convert_input``: the batch is as the loader made it."""
+        if self._is_news():
+            self._raw = self._layout(data, joins=False)
+        return self._convert(data)
+
+    def _moved(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+        """In the place of the strategy's ``batch_to_device``."""
+        moved = self._move(batch, device, dataloader_idx)
+        training = bool(self.trainer.training)
+        if self._raw is not None and self._is_news():
+            ready = self._layout(moved, joins=training)
+            self.known.raw, self.known.ready = self._raw, ready
+            self.known.loader, self.known.trained = dataloader_idx, training
+        self._raw = None
+        if not training:
+            return moved
+        assert self.known.ready is not None, "told by this batch or one before"
+        return self.merged(moved, self.known.ready)
+
+    def _is_news(self) -> bool:
+        """Whether the batch on its way tells something: in evaluation only what no other batch told."""
+        return not self.known.trained if self.trainer.training else self.known.ready is None
+
+    def _layout(self, batch: Any, joins: bool) -> Layout | None:
+        named = self.named
+        try:
+            return Layout.of(batch, self.n_classes, named.images, named.labels, named.fill, joins)
+        except UserError as error:
+            if self.trainer.training:
+                raise
+            self.known.why = str(error)  # another batch may tell; if none does, nothing is trained wrongly
+            return None
+
+    # -- images of ours ----------------------------------------------------------------------------------------------
+
+    def input_of(self, picture: Image.Image) -> Tensor:
+        """By the project's transform of evaluation.
+
+        Raises:
+            UserError: if there is none that can be taken over.
+        """
+        if self.known.to_input is None:
+            self.known.to_input = find_to_input(self._evaluation_loaders())
+        return self.known.to_input(picture)
+
+    def _evaluation_loaders(self) -> list[Any]:
+        trainer = self.trainer
+        if trainer.state.fn == TrainerFn.FITTING and trainer.enable_validation and trainer.val_dataloaders is None:
+            with self._as_in_evaluation():  # as Lightning does at the start of most trainings
+                trainer.fit_loop.epoch_loop.val_loop.setup_data()
+        return [trainer.val_dataloaders, trainer.test_dataloaders]
+
+    def sent(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Images on the device, by all hooks of the project that batches pass in evaluation.
+
+        Args:
+            images: made by :meth:`input_of`, ``(n, c, h, w)``.
+            labels: int64 ``(n,)``, for hooks that look at them.
+        """
+        raw, ready = self.known.raw, self.known.ready
+        assert raw is not None and ready is not None, "asked for when batches were seen"
+        with self._as_in_evaluation():
+            batch = self._convert(raw.batch(images, labels))
+            batch = self.module._on_before_batch_transfer(batch, self.known.loader)
+            return ready.images_of(self._move(batch, None, self.known.loader))
+
+    @contextmanager
+    def _as_in_evaluation(self) -> Iterator[None]:
+        """Hooks that augment look at the trainer's stage, or at the module's mode."""
+        state, training = self.trainer.state, self.module.training
+        stage, state.stage = state.stage, RunningStage.VALIDATING
+        self.module.training = False  # of the module alone: thousands of submodules would take their time
+        try:
+            yield
+        finally:
+            state.stage, self.module.training = stage, training
