@@ -160,6 +160,21 @@ def test_a_tap_on_another_chart_takes_the_values_there(browser: Any, page: str, 
     assert len(marked(browser)) == 1
 
 
+def test_symbols_lie_where_their_values_are(browser: Any, page: str) -> None:
+    show(browser, page)
+    script = """
+return [...document.querySelectorAll('.panel use')].map(use => {
+  const svg = use.closest('svg'), frame = svg.getBoundingClientRect(), box = use.getBoundingClientRect();
+  const scale = frame.width / svg.viewBox.baseVal.width;
+  const x = (box.left + box.right) / 2 - frame.left, y = (box.top + box.bottom) / 2 - frame.top;
+  return [x / scale - Number(use.getAttribute('x')), y / scale - Number(use.getAttribute('y'))].map(Math.abs);
+}).flat()
+"""
+    away = run(browser, script)
+    assert len(away) > 100
+    assert max(away) < 1, "triangles are not quite in the middle"
+
+
 def test_a_chosen_line_stands_out(browser: Any, page: str) -> None:
     show(browser, page)
     figure = find(browser, "#curves figure")[0]
