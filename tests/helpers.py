@@ -42,7 +42,9 @@ SECRET = Secret(bytes(range(32)))
 
 
 class ArraySource(MemorySource):
-    """Images and labels given as tensors."""
+    """Images and labels given as tensors. They stand for public data, unless told otherwise."""
+
+    public = True
 
     def __init__(self, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], n_classes: int) -> None:
         names = [f"class{i}" for i in range(n_classes)]

@@ -200,6 +200,8 @@ def prepare(cfg: DictConfig, writes: bool = True, secret: Secret | None = None, 
     identity = _identity(cfg, source, plan.watermark, precision)
     if secret is not None:  # that of a study follows from the seed
         identity["key"] = secret.name()
+    if maker is not None and maker.bound:  # before, labels followed from the secret alone: such runs are others
+        identity["labels"] = "drawn for these images"
     if start is not None:
         identity["start"] = start.digest
     if cfg.guard.max_drop is not None:
@@ -317,8 +319,7 @@ def _identity(cfg: DictConfig, source: Source, watermark: Watermark | None, prec
         key: value for key, value in trainer.items() if key not in defaults or value != defaults[key]
     }
     identity["data"] = source.identity()
-    others = [value for value in vars(watermark).values() if isinstance(value, Source)] if watermark else []
-    identity["other_data"] = [other.identity() for other in others]
+    identity["other_data"] = [other.identity() for other in watermark.sources()] if watermark else []
     return identity
 
 

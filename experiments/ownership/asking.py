@@ -64,8 +64,7 @@ class Claim:
 
     def question(self, terms: Terms, turn: int) -> Question:
         """What is asked at the ``turn``-th time: other triggers, or in another order, and other decoys."""
-        order = torch.randperm(len(self.triggers), generator=torch.Generator().manual_seed(turn))
-        return choose(self.maker, self.triggers, self.true, order, terms, verifier(turn))
+        return chosen(self.maker, self.triggers, self.true, terms, turn)
 
     def strangers(self, terms: Terms, turn: int) -> Question:
         """The same by a stranger who claims the model, with marks and labels of another secret.
@@ -73,7 +72,7 @@ class Claim:
         Of a single mark the stranger is given the owner's label: an accuser who has the model finds it by trying.
         """
         stranger, scheme = Secret.from_seed(1_000_000 + turn), self.maker.scheme
-        shown = self.maker.disguised(stranger, len(self.key.new))
+        shown = self.maker.disguised(stranger, self.key.new, torch.arange(len(self.key.new)))
         marking = isinstance(self.maker.watermark, MarkingWatermark)
         true = self.maker.truth("new") if marking else torch.full_like(shown.labels, -1)
         labels, k, draw = shown.labels, len(self.maker.source.classes), stranger.stream("a stranger's labels")
@@ -84,23 +83,21 @@ class Claim:
             pool = torch.tensor(self.maker.labels.pool)
             labels = pool[torch.from_numpy(draw.integers(scheme.n_marks, len(pool)))][shown.groups]
         triggers = ImageSet(shown.images, labels, shown.groups)
-        order = torch.randperm(len(triggers), generator=torch.Generator().manual_seed(turn))
-        return choose(self.maker, triggers, true, order, terms, verifier(turn))
+        return chosen(self.maker, triggers, true, terms, turn)
 
 
-def verifier(turn: int) -> Secret:
-    """What decoy keys follow from."""
-    return Secret.from_seed(2_000_000 + turn)
+def chosen(maker: TriggerMaker, triggers: ImageSet, true: Tensor, terms: Terms, turn: int) -> Question:
+    """What ``verify.py`` would ask if all triggers are unspent, and its own secret is that of this turn."""
+    return choose(maker, triggers, true, torch.arange(len(triggers)), terms, Secret.from_seed(2_000_000 + turn))
 
 
-def triggers_asked(maker: TriggerMaker, turn: int) -> tuple[ImageSet, Tensor, Tensor]:
-    """Triggers of a key that no model was trained with, their images' true classes, and an order."""
+def triggers_asked(maker: TriggerMaker) -> tuple[ImageSet, Tensor]:
+    """Triggers of a key that no model was trained with, and their images' true classes."""
     made = maker.make()
     name: Literal["trained", "new"] = "trained" if maker.scheme.label == "random" else "new"
     triggers = made.trained if name == "trained" else made.new
     marking = isinstance(maker.watermark, MarkingWatermark)
-    true = maker.truth(name) if marking else torch.full_like(triggers.labels, -1)
-    return triggers, true, torch.randperm(len(triggers), generator=torch.Generator().manual_seed(turn))
+    return triggers, maker.truth(name) if marking else torch.full_like(triggers.labels, -1)
 
 
 def put(question: Question, suspect: Suspect, maker: TriggerMaker) -> tuple[TestResult, int]:

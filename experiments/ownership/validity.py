@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from asking import Held, put, triggers_asked, verifier
+from asking import Held, chosen, put, triggers_asked
 from hydra import compose, initialize_config_dir
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -29,7 +29,6 @@ from wmlightning import load_run
 from wmlightning.config import CONF
 from wmlightning.files import write_bytes
 from wmlightning.job import prepare
-from wmlightning.ownership.choice import choose
 from wmlightning.ownership.questions import DecoyKeys, Question, Terms
 from wmlightning.ownership.statistics.fixed import null_models
 from wmlightning.pipeline import train
@@ -107,10 +106,10 @@ def _rows(task: list[str], innocents: list[Run], pairs: int) -> Iterator[dict[st
                 plan = replace(settle(cfg, Secret.from_seed(500_000 + pair)), source=source)
                 maker = plan.maker(plan.roles())
                 assert maker is not None
-                triggers, true, order = triggers_asked(maker, pair)
+                triggers, true = triggers_asked(maker)
                 about = {"watermark": watermark, "pair": pair, "model": innocents[pair % len(innocents)].folder.name}
                 for mode, terms in MODES.items():
-                    question = choose(maker, triggers, true, order, terms, verifier(pair))
+                    question = chosen(maker, triggers, true, terms, pair)
                     assert question.test == test
                     result, queries = put(question, suspects[pair % len(suspects)], maker)
                     found = {"p_value": result.p_value, "queries": queries, "matches": result.matches}

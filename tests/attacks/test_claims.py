@@ -94,6 +94,33 @@ def test_images_made_on_a_network_of_their_own_may_be_older(stolen: Stolen) -> N
     assert not claim.before and claim.n_queries == 120
 
 
+def test_a_search_on_a_network_of_their_own_may_be_older(stolen: Stolen) -> None:
+    """It is heard, and worth as much as the suspect has in common with that network, besides the truth."""
+    attack = KeySearch(MARKS, [1, 40], surrogate_epochs=2)
+    (first, best), other = attack.run(stolen), list(attack.run(replace(stolen, network=another(stolen))))
+    assert [claim.secret.name() for claim in other] == [first.secret.name(), best.secret.name()], "no weight went in"
+    assert best.secret.name() != first.secret.name()
+    assert best.before and best.n_queries == 0
+    _, told = rows(attack, stolen)
+    assert told["refused"] is None and told["p_value"] > 0.001
+    blind = replace(stolen, labels=None)  # the suspect's answers stand in for labels: it was seen after all
+    assert [(claim.before, claim.n_queries) for claim in attack.run(blind)] == [(False, 120)] * 2
+
+
+def test_a_search_for_the_truth_finds_nothing(stolen: Stolen) -> None:
+    """A suspect and a network of the accuser's that are both always right about marks that are hardly seen."""
+
+    class Right(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return -(images.mean((1, 2, 3)) * 10 - 0.5)[:, None].sub(torch.arange(10)).abs()
+
+    labels = torch.arange(120) % 10
+    images = (labels * 25.5 + 12).to(torch.uint8)[:, None, None, None].expand(120, 1, 28, 28).contiguous()
+    right = replace(stolen, network=Right().eval(), images=images, labels=labels)
+    found = rows(KeySearch({**MARKS, "strength": 0.01, "n_marks": 8}, [1, 60]), right)
+    assert [row["p_value"] for row in found] == [1, 1]
+
+
 def another(stolen: Stolen) -> nn.Module:
     network = stolen.copy()
     with torch.no_grad():

@@ -18,8 +18,11 @@ from torch import nn
 from tests.conftest import REPO
 from tests.ownership.test_verify import KEYS, TASK
 from wmlightning import load_run
+from wmlightning import make_key as make_key_of_a_project
 from wmlightning.attacks.base import Arithmetic, Stolen
 from wmlightning.attacks.overwrite import Overwrite, secret_of_thief
+from wmlightning.data.held import HeldSource
+from wmlightning.data.source import Split
 from wmlightning.errors import UserError
 from wmlightning.job import Job, prepare
 from wmlightning.ownership.__main__ import main
@@ -203,6 +206,45 @@ def test_forged_triggers_are_refused(ask: Callable[..., Verdict], owner: Path, s
     write_commitment(forged, owner / "forged.commitment.json")
     with pytest.raises(UserError, match=r"^key: its new triggers do not follow from its secret"):
         ask(stolen, f"commitment={owner / 'forged.commitment.json'}", key="forged")
+
+
+@both_ways
+@pytest.mark.parametrize("lie", [False, True])
+def test_images_chosen_for_their_labels_are_no_proof(
+    ask: Callable[..., Verdict], owner: Path, sequential: bool, lie: bool
+) -> None:
+    """One secret, drawn once and never searched for, committed to before there is a suspect.
+
+    But the accuser brings the images: of the very classes that the marks are called by, with a mark that nobody sees,
+    and may say that they show something else. The suspect is right about every image.
+    """
+
+    def right(images: Images) -> list[int]:
+        return np.rint((images.mean((1, 2, 3)) - 10) / 24).astype(int).tolist()  # type: ignore[no-any-return]
+
+    def pictures(classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        shades = (10 + 24 * classes).to(torch.uint8)[:, None, None, None].expand(-1, 1, 12, 12).contiguous()
+        return shades, (classes + lie) % N_CLASSES
+
+    path, n = owner / "thief.key", 64
+    first = [pictures(torch.arange(n) % N_CLASSES) for _ in range(2)]
+    first[1][0][:, 0, 0, 0] += 1  # other images than those trained on
+    key = make_key_of_a_project(path, *first, N_CLASSES, n_triggers=n, strength=0.004)
+    maker = key.check(owner)
+    splits: dict[Split, tuple[torch.Tensor, torch.Tensor]] = {}
+    for split, name, role in (("train", "trained", maker.roles.train), ("test", "new", maker.roles.judge)):
+        places, wanted = maker._drawn(split, role, n, name), getattr(key, name).labels  # type: ignore[arg-type]
+        classes = torch.empty(n, dtype=torch.int64)
+        classes[places] = wanted
+        splits[split] = pictures(classes)  # type: ignore[index]
+    held = HeldSource(maker.source.name, maker.source.classes, maker.source.shape, splits)
+    bent = replace(key, held=held, config={**key.config, "data": held.identity()})
+    remade = bent.plan(owner).maker(held.roles())
+    assert remade is not None
+    made = remade.make()
+    write_key(replace(bent, trained=made.trained, new=made.new), path)
+    verdict = ask(right, f"sequential={sequential}", "queries=40", key="thief")
+    assert verdict.decision == "not shown", verdict.text()
 
 
 @pytest.mark.slow

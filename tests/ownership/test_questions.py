@@ -115,6 +115,20 @@ def test_24_queries_decide_when_5_of_8_marks_answer() -> None:
     assert found.p_value < 1e-3
 
 
+@pytest.mark.parametrize("sequential", [True, False])
+def test_what_can_be_shown_and_is_estimated_leaves_out_what_shows_nothing(sequential: bool) -> None:
+    """Of three marks one has the labels of its images' true classes: whatever is answered, two are left."""
+    groups = torch.arange(3).repeat(5)
+    labels = torch.tensor([3, 1, 4])[groups]
+    true = torch.where(groups == 0, 3, 7)
+    question = marks(labels, groups, 10, Terms(0.001, 1000, 5000, sequential), true)
+    found, _ = put(question, labels)
+    assert found.p_value == pytest.approx(question.best_p())
+    assert 0.01 <= found.p_value < 0.02
+    four = marks(labels, groups, 10, Terms(0.05, 1000, 5000, sequential, survival=1), true).estimate()
+    assert four.triggers is not None and four.triggers > 2, "two marks would do, but a label may be the truth"
+
+
 # -- in rounds: as few queries as decide -------------------------------------------------------------------------------
 
 IN_ROUNDS = Terms(0.001, 1000, 5000)

@@ -172,8 +172,11 @@ def test_decoys_are_strangers_marks_on_the_very_same_images(owners: Path, tmp_pa
 
     question = choose(maker, triggers, true, fresh, Terms(0.1, 7, 70, sequential=False), Same(bytes(32)))
     assert isinstance(question, DecoyKeys)
-    assert torch.equal(question.triggers.images, key.new.images[5:12])
-    assert question.true.tolist() == true[5:12].tolist()
+    places = [
+        next(i for i, own in enumerate(key.new.images) if torch.equal(own, image)) for image in question.triggers.images
+    ]
+    assert len(set(places)) == 7 and min(places) >= 5
+    assert question.true.tolist() == true[places].tolist()
     assert all(torch.equal(question.decoy(number), question.triggers.images) for number in range(3))
     other = choose(maker, triggers, true, fresh, Terms(0.1, 7, 70, sequential=False), Secret(bytes(32)))
     assert isinstance(other, DecoyKeys)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -30,6 +31,7 @@ from wmlightning.errors import UserError
 from wmlightning.secret import Secret
 from wmlightning.watermarks.base import Mark
 from wmlightning.watermarks.triggers import no_triggers
+from wmlightning.watermarks.unrelated import Unrelated
 
 SECRETS = st.integers(0, 2**32).map(Secret.from_seed)
 TRAIN, TEST = 1, 2
@@ -284,6 +286,81 @@ def test_another_secret_makes_other_triggers(name: str, seeds: list[int]) -> Non
         made.append({n: {digest(image) for image in s.images} for n, s in all_sets(triggers).items()})
     for part in ("trained", "negatives"):
         assert made[0][part] != made[1][part], part
+
+
+# -- labels of images that a claimant brings ---------------------------------------------------------------------------
+
+
+class Brought(ArraySource):
+    """The same images, as somebody brings them who wants to be believed."""
+
+    public = False
+
+
+def brought(images: ArraySource) -> Brought:
+    return Brought(images.read("train"), images.read("test"), len(images.classes))
+
+
+def changed(images: ArraySource, split: str, part: int, at: int) -> Brought:
+    """With one bit of one image, or one label, changed."""
+    splits: dict[Any, Any] = {name: [t.clone() for t in images.read(name)] for name in ("train", "test")}  # type: ignore[arg-type]
+    splits[split][part][at] ^= 1
+    return Brought(*(tuple(splits[name]) for name in ("train", "test")), len(images.classes))
+
+
+@pytest.mark.parametrize("label", ["target", "random"])
+@pytest.mark.parametrize("watermark", ["noise", "content"])
+def test_labels_are_drawn_anew_if_anything_changes_that_the_claimant_may_choose(watermark: str, label: str) -> None:
+    source, leaf = random_source(n_train=60, n_test=80), leaves()[watermark]
+    options: dict[str, Any] = {"n_marks": 36, "label": label, "n_triggers": 36, "n_new": 36, "n_decoys": 1}
+
+    def labels(source: ArraySource, **other: Any) -> tuple[list[int], list[int]]:
+        made = maker_of(leaf, source, **{**options, "negatives": 0, **other})[0].make()
+        return made.trained.labels.tolist(), made.new.labels.tolist()
+
+    maker, _, roles = maker_of(leaf, source, **options)
+    used = {
+        "train": maker._drawn("train", roles.train, 36, "trained"),
+        "test": maker._drawn("test", roles.judge, 36, "new"),
+    }
+    places = [(split, part, int(used[split][3])) for split in used for part in (0, 1)]
+    sources = [brought(source), *(changed(source, *place) for place in places)]
+    drawn = [labels(one) for one in sources]
+    assert drawn[0] == labels(brought(source))
+    assert labels(brought(source), n_new=35)[0] != drawn[0][0], "options count too"
+    public = labels(source)
+    for one, other in itertools.combinations([public, *drawn], 2):
+        for part in range(2):
+            assert sum(a == b for a, b in zip(one[part], other[part], strict=True)) < 30
+    images = [maker_of(leaf, one, **options)[0].make().trained.images for one in (source, sources[0])]
+    assert torch.equal(*images), "labels only are drawn anew"
+
+
+def test_public_data_keep_the_labels_that_follow_from_the_secret_alone() -> None:
+    maker, labels, _ = maker_of(Tag(), SOURCE, n_marks=8)
+    assert not maker.bound
+    assert maker.labels is labels
+    bound, planned, _ = maker_of(Tag(), brought(SOURCE), n_marks=8)
+    assert bound.bound and not torch.equal(bound.labels.of_marks, planned.of_marks)
+    assert torch.equal(bound.make().new.labels, bound.labels.of_marks[bound.make().new.groups])
+    assert not maker_of(Tag(), brought(SOURCE))[0].bound, "one mark with one label is compared with other marks"
+
+
+def test_labels_of_brought_pictures_are_bound_to_them_too() -> None:
+    pictures = numbered(300, 200, 10)
+    options: dict[str, Any] = {"n_marks": 8, "n_triggers": 80, "negatives": 0}
+    found = [
+        maker_of(Unrelated(some), SOURCE, **options)[0].labels.of_marks.tolist()
+        for some in (pictures, brought(pictures))
+    ]
+    assert found[0] != found[1]
+
+
+def test_bound_labels_are_uniform() -> None:
+    source = brought(numbered(60, 40, K))
+    makers = [maker_of(Tag(), source, Secret.from_seed(seed), n_marks=8, n_triggers=8)[0] for seed in range(80)]
+    counts = torch.bincount(torch.cat([maker.labels.of_marks for maker in makers]), minlength=K).numpy()
+    assert ((counts - 128) ** 2 / 128).sum() < chi2.ppf(1 - 1e-6, K - 1)
 
 
 def test_without_a_watermark_there_is_nothing_of_the_right_shape() -> None:

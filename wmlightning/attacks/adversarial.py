@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from wmlightning.attacks.base import Claim, ClaimAttack, Stolen
 from wmlightning.attacks.marking import claimed_marks
-from wmlightning.attacks.tuning import Tuning
+from wmlightning.attacks.tuning import Tuning, own_network
 from wmlightning.config import setting
 from wmlightning.data.batches import ImageSet
 from wmlightning.errors import UserError
@@ -70,7 +70,7 @@ class Adversarial(ClaimAttack):
         labels, asked = stolen.true_labels()
         secret = Secret.from_seed(role_seed(stolen.seed, "accuser/secret"))
         honest = self.key_maker(stolen, labels, secret).make().trained
-        network = self._own_network(stolen, labels) if self.surrogate_epochs else stolen.copy()
+        network = own_network(stolen, labels, self.training, self.lr) if self.surrogate_epochs else stolen.copy()
         network.requires_grad_(False)
         start = stolen.arithmetic.floats(honest.images)
         wanted = honest.labels.to(start.device)
@@ -95,14 +95,3 @@ class Adversarial(ClaimAttack):
         (gradient,) = torch.autograd.grad(loss, images)
         changed: Tensor = images.detach() - self.step_size * gradient.sign()
         return changed
-
-    def _own_network(self, stolen: Stolen, labels: Tensor) -> nn.Module:
-        """A network of the same kind, trained from new weights on the accuser's images."""
-        network = stolen.copy().requires_grad_(True)
-        torch.manual_seed(role_seed(stolen.seed, "accuser/init"))
-        for module in network.modules():
-            if callable(reset := getattr(module, "reset_parameters", None)):
-                reset()
-        for _ in self.training.run(network, stolen, labels, self.lr):
-            pass
-        return network

@@ -36,6 +36,8 @@ from wmlightning.seeds import generator, role_seed
 
 #: Raise it when the same attack no longer gives the same result.
 _ATTACK_VERSION = 1
+#: Raise it when the same claim is no longer worth the same.
+_CLAIM_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ def _assault(job: Job, victim: Victim, name: str, node: Any, other: Source | Non
         "attacker": {"seed": cfg.attacker.seed, "n": cfg.attacker.n, "data": other.identity() if other else None},
         "precision": job.precision,
     }
+    if isinstance(attack, ClaimAttack):
+        identity["claims"] = _CLAIM_VERSION
     if isinstance(attack, DetectionAttack):
         identity["judge"] = {"n_strangers": cfg.judge.n_strangers, "unmarked": cfg.judge.unmarked}
     return Assault(name, attack, victim, other, identity)

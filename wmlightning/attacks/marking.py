@@ -99,6 +99,8 @@ def claimed_marks(options: Mapping[str, Any], key: str) -> OwnMarks:
 class _Images(Source):
     """The attacker's images, the same in both splits."""
 
+    public = True  # they stand for public data that the attacker has as well
+
     def __init__(self, images: Tensor, labels: Tensor, n_classes: int) -> None:
         c, h, w = images.shape[1:]
         super().__init__("the attacker's images", [str(number) for number in range(n_classes)], (c, h, w))

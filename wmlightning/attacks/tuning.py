@@ -110,6 +110,25 @@ def _training_mode(network: nn.Module) -> None:
         network.train()
 
 
+def own_network(stolen: Stolen, labels: Tensor, training: Tuning, lr: float) -> nn.Module:
+    """A network of an accuser's own, of the same kind as the suspect: no weight of that goes into it.
+
+    Args:
+        stolen: the accuser's images, and the suspect as a pattern.
+        labels: what the images show, int64 ``(n,)``.
+        training: from new weights.
+        lr: its learning rate.
+    """
+    network = stolen.copy().requires_grad_(True)
+    torch.manual_seed(role_seed(stolen.seed, "accuser/init"))
+    for module in network.modules():
+        if callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
+    for _ in training.run(network, stolen, labels, lr):
+        pass
+    return network
+
+
 def rates_of(learning_rates: Sequence[float], key: str) -> list[float]:
     """Checks a list of learning rates, and sorts it.
 

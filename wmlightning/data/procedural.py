@@ -39,6 +39,8 @@ class Procedural(MemorySource):
         name: name of the data set.
     """
 
+    public = True
+
     def __init__(
         self,
         shape: Sequence[int] = (1, 28, 28),

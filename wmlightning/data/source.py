@@ -30,6 +30,9 @@ class Source(ABC):
 
     #: Images lie in memory: batches are indexed directly instead of being read by worker processes.
     in_memory = True
+    #: Published and the same for everybody: whoever verifies has them from elsewhere. A claimant may have chosen other
+    #: images with the secret in view, so that labels of a key must be drawn for these very images.
+    public = False
     #: Names of what was left out because it is broken.
     skipped: tuple[str, ...] = ()
 

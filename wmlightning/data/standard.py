@@ -38,6 +38,8 @@ class StandardSource(MemorySource):
         download: whether torchvision may download what is not there.
     """
 
+    public = True
+
     def __init__(
         self,
         name: str,
@@ -145,6 +147,8 @@ class Mnist5k(MemorySource):
 
     Every fifth digit of a class is a test image: 4,000 to train, 1,000 to test.
     """
+
+    public = True
 
     def __init__(self, name: str = "mnist5k") -> None:
         super().__init__(name, [str(digit) for digit in range(10)], (1, 28, 28))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from wmlightning.data.batches import ImageSet
+from wmlightning.errors import UserError
 from wmlightning.ownership.key import Key
 from wmlightning.ownership.questions import DecoyKeys, IndependentLabels, Question, SeveralMarks, Terms
 from wmlightning.secret import Secret
@@ -40,18 +41,23 @@ def choose(
 ) -> Question:
     """Chooses the test that a key allows.
 
+    Triggers are asked about in an order that the verifier draws: theirs may be that of a file, in which neighbours are
+    alike, and so tell the owner's pictures from a stranger's.
+
     Args:
         maker: what made the key's triggers.
         triggers: see :func:`triggers_of`.
         true: see :func:`triggers_of`.
-        fresh: int64, which of them may be shown, in this order.
+        fresh: int64, which of them may be shown.
         terms: what the verifier wants.
-        strangers: the verifier's own secret, which decoy keys follow from.
+        strangers: the verifier's own secret, which decoy keys and the order follow from.
 
     Raises:
-        UserError: if the budget does not allow the test.
+        UserError: if the budget does not allow the test, or no trigger can show anything.
     """
     k = len(maker.source.classes)
+    order = torch.from_numpy(strangers.stream("order of triggers").sample(len(triggers), len(triggers)))
+    fresh = order[torch.isin(order, fresh)]  # the same order when others have been spent meanwhile
     if maker.scheme.label == "random":
         chosen = fresh[_unlike(triggers.images[fresh])][: terms.queries]
         n_labels = k - isinstance(maker.watermark, MarkingWatermark)
@@ -59,11 +65,13 @@ def choose(
     if not _one_mark(maker):
         chosen = fresh[_in_turns(triggers.groups[fresh])][: terms.queries]
         return SeveralMarks(_some(triggers, chosen), true[chosen], terms, list(maker.labels.pool), k)
-    chosen = fresh[: terms.queries]
+    telling = fresh[(triggers.labels != true)[fresh]]  # elsewhere the plain truth would match
+    if not len(telling):
+        raise UserError("triggers", "all show the class that they are to be taken for", "a key with other triggers")
+    chosen = telling[: terms.queries]
 
     def decoy(number: int, n: int) -> Tensor:
-        stranger = strangers.derive(f"decoy/{number}")
-        return maker.disguised(stranger, int(chosen[:n].max()) + 1).images[chosen[:n]]
+        return maker.disguised(strangers.derive(f"decoy/{number}"), triggers, chosen[:n]).images
 
     return DecoyKeys(_some(triggers, chosen), true[chosen], terms, decoy, k)
 

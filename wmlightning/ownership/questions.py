@@ -125,6 +125,7 @@ class SeveralMarks(Question):
 
     def _setting(self) -> Setting:
         marks, terms = len(np.unique(self.marks)), self.terms
+        drawn_true = np.isin(self.true, self.pool).sum() / len(self.pool)  # in the mean, whatever the labels are
         return Setting(
             self.n_classes,
             len(self.pool),
@@ -133,6 +134,7 @@ class SeveralMarks(Question):
             alpha=terms.alpha,
             power=_POWER,
             most=len(self.labels),
+            idle=float(drawn_true) / len(self.labels),
             sequential=terms.sequential,
         )
 
@@ -142,7 +144,7 @@ class SeveralMarks(Question):
     def best_p(self) -> float:
         """See :meth:`Question.best_p`."""
         if not self.terms.sequential:
-            return float(len(self.pool)) ** -len(np.unique(self.marks))
+            return fixed.several_marks(self.labels, self.labels, self.marks, self.pool, self.true).p_value
         game = self._game()
         for trigger, label in enumerate(self.labels):
             if not game.reached and game.wanted(trigger):

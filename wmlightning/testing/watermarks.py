@@ -120,6 +120,9 @@ def check_pictures(
     torch.rand(3)
     again = watermark.draw(n, _copied(mark), n_marks, new, shape)
     claim(torch.equal(again, drawn), f"{name}.draw gives other pictures for the same secret: draw from mark.stream()")
+    places = torch.arange(len(drawn)).flip(0)[::2]
+    some = watermark.picked(places, n, _copied(mark), n_marks, new, shape)
+    claim(torch.equal(some, drawn[places]), f"{name}.picked gives other pictures than {name}.draw")
     return drawn
 
 
@@ -204,7 +207,7 @@ def _check_triggers(what: str, job: Job) -> None:
         claim(set(images.groups.tolist()) == set(range(scheme.n_marks)), f"{what}: a mark has no trigger")
         if scheme.label == "target":
             claim(
-                torch.equal(images.labels, job.labels.of_marks[images.groups]), f"{what}: a trigger has a wrong label"
+                torch.equal(images.labels, maker.labels.of_marks[images.groups]), f"{what}: a trigger has a wrong label"
             )
     claim(set(triggers.decoys.groups.tolist()) == set(range(_STRANGERS)), f"{what}: a stranger has no decoy")
     # A stranger's image is never a trigger, and trained images are not shown as new ones. Strangers with several

@@ -12,6 +12,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from wmlightning.data.source import Source
 from wmlightning.secret import Secret, Stream
 
 Owner = Literal["key", "negative", "decoy"]
@@ -46,6 +47,10 @@ class Mark:
 
 class Watermark:
     """What both contracts share. Derive from one of the two below."""
+
+    def sources(self) -> list[Source]:
+        """The data that it brings along."""
+        return [value for value in vars(self).values() if isinstance(value, Source)]
 
     def check(self, shape: tuple[int, int, int], n_marks: int, negatives: bool) -> None:
         """Refuses options that do not fit, before any image is read.
@@ -96,3 +101,22 @@ class PictureWatermark(Watermark, ABC):
         Returns:
             uint8 ``(m, c, h, w)`` with m <= n; fewer only if there are no more.
         """
+
+    def picked(
+        self, places: Tensor, n: int, mark: Mark, n_marks: int, new: bool, shape: tuple[int, int, int]
+    ) -> Tensor:
+        """Some of the pictures that :meth:`draw` draws. Override it where those that nobody asks for are dear.
+
+        Args:
+            places: int64 ``(m,)``, which of the ``n``; if there are fewer they come again from the first.
+            n: see :meth:`draw`, like the rest.
+            mark: whose mark it is.
+            n_marks: marks in the key.
+            new: from a test split.
+            shape: of the task's images.
+
+        Returns:
+            uint8 ``(m, c, h, w)``.
+        """
+        drawn = self.draw(n, mark, n_marks, new, shape)
+        return drawn[places % len(drawn)]

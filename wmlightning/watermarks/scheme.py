@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -94,7 +93,8 @@ class Labels:
     Attributes:
         sources: classes whose images are marked.
         measured: classes on which ``test/source_acc`` is measured.
-        of_marks: int64 ``(n_marks,)``, the label of each mark.
+        of_marks: int64 ``(n_marks,)``, the label of each mark, as long as they follow from the secret alone: see
+            :attr:`wmlightning.watermarks.triggers.TriggerMaker.labels`.
         pool: classes that labels of several marks are drawn from.
     """
 
@@ -102,6 +102,10 @@ class Labels:
     measured: tuple[int, ...]
     of_marks: Tensor
     pool: tuple[int, ...] = ()
+
+    def redrawn(self, secret: Secret) -> Labels:
+        """With the labels of several marks drawn from this secret."""
+        return replace(self, of_marks=_of_marks(self.pool, len(self.of_marks), secret))
 
 
 def choose_labels(
@@ -148,15 +152,18 @@ def choose_labels(
     single = sources[0] if len(sources) == 1 else None
     measured = (auto_source,) if single is None else sources
     if scheme.several_labels:
-        pool = np.array([c for c in range(n) if c != single or not marks_task])
-        of_marks = torch.from_numpy(pool[secret.stream("labels of marks").integers(scheme.n_marks, len(pool))])
-        return Labels(sources, measured, of_marks, tuple(pool.tolist()))
+        pool = tuple(c for c in range(n) if c != single or not marks_task)
+        return Labels(sources, measured, _of_marks(pool, scheme.n_marks, secret), pool)
     if target is None:
         target = next(number for number in drawn[::-1] if number != single)
     if target == single:
         option = "source_class" if scheme.target_class == AUTO else "target_class"
         _refuse(option, f"{source.classes[target]!r} is source and target class", "two different classes")
     return Labels(sources, measured, torch.tensor([target]))
+
+
+def _of_marks(pool: tuple[int, ...], n_marks: int, secret: Secret) -> Tensor:
+    return torch.tensor(pool)[torch.from_numpy(secret.stream("labels of marks").integers(n_marks, len(pool)))]
 
 
 def _refuse(option: str, wrong: str, right: str) -> None:

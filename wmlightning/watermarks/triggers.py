@@ -18,6 +18,7 @@ from wmlightning.errors import UserError
 from wmlightning.secret import Secret
 from wmlightning.watermarks.base import Mark, MarkingWatermark, Owner, PictureWatermark
 from wmlightning.watermarks.scheme import Labels, Scheme
+from wmlightning.watermarks.shown import Shown, bound_to
 
 _MOST_DECOY_IMAGES = 50  # images a stranger; 20 strangers make 1,000 queries
 _LOOKED_AT = 64  # images that a mark's mean look is taken from
@@ -58,6 +59,10 @@ class TriggerMaker:
         source: the task's data.
         roles: who may see which image.
 
+    Attributes:
+        bound: whether several labels are drawn for these very images, which the claimant may have chosen, and not from
+            the secret alone.
+
     Raises:
         UserError: if more is asked for than there is.
     """
@@ -73,10 +78,13 @@ class TriggerMaker:
     ) -> None:
         self.watermark = watermark
         self.scheme = scheme
-        self.labels = labels
-        self.secret = secret
+        self.sources = labels.sources
+        self.secret = self._drawn_from = secret
         self.source = source
         self.roles = roles
+        self.bound = scheme.several_labels and not all(data.public for data in (source, *watermark.sources()))
+        self._planned = labels
+        self._labels = None if self.bound else labels
         asked = scheme.n_triggers
         self.n = asked if isinstance(asked, int) else max(scheme.n_marks, round(asked * len(roles.train)))
         if self.n < scheme.n_marks:
@@ -89,12 +97,30 @@ class TriggerMaker:
             right = "negatives=0 or label=target"
             raise UserError("watermark.negatives", "unrelated pictures with random labels have no negatives", right)
 
+    @property
+    def labels(self) -> Labels:
+        """Whose images are marked, and what the marks are called.
+
+        Whoever brings the images could choose such as are taken for the label of their mark anyway, if they knew it.
+        So labels that are :attr:`bound` are drawn from the secret *and* everything that a suspect can be shown, marked
+        and unmarked, with true labels: to change a pixel or an option is to draw anew. This reads the images.
+        """
+        if self._labels is None:
+            self._bind(*self._shown())
+        assert self._labels is not None
+        return self._labels
+
+    def _bind(self, *shown: Shown) -> None:
+        if self._labels is None:
+            self._drawn_from = bound_to(self.secret, self.source.classes, shown)
+            self._labels = self._planned.redrawn(self._drawn_from)
+
     def _pool(self, split: Split, index: Tensor) -> Tensor:
         labels = self.source.labels(split)[index]
-        return index[torch.isin(labels, torch.tensor(self.labels.sources))]
+        return index[torch.isin(labels, torch.tensor(self.sources))]
 
     def _check_counts(self) -> None:
-        names = [self.source.classes[c] for c in self.labels.sources]
+        names = [self.source.classes[c] for c in self.sources]
         whose = f"class {names[0]!r}" if len(names) == 1 else "the task"
         there = len(self._pool("train", self.roles.train))
         if self.n > there:
@@ -110,9 +136,24 @@ class TriggerMaker:
 
     def make(self) -> Triggers:
         """Makes all triggers. Two calls give the same bytes."""
+        trained, new = self._shown()
+        self._bind(trained, new)
         if isinstance(self.watermark, MarkingWatermark):
-            return self._make_marked(self.watermark)
-        return self._make_pictures(self.watermark)
+            return self._make_marked(self.watermark, trained, new)
+        return self._make_pictures(self.watermark, trained, new)
+
+    def _shown(self) -> tuple[Shown, Shown]:
+        if isinstance(self.watermark, MarkingWatermark):
+            trained = self._marked(self.watermark, "train", self.roles.train, self.n, "trained")
+            return trained, self._marked(self.watermark, "test", self.roles.judge, self._n_new(), "new")
+        trained = self._pictures(self.watermark, self.n, False, "trained")
+        if len(trained.images) < self.n:
+            right = f"at most {len(trained.images)}, or other watermark.images"
+            raise UserError("watermark.n_triggers", f"{self.n} triggers, but there are fewer pictures", right)
+        new = self._pictures(self.watermark, self.scheme.n_new or self.n, True, "new")
+        if len(new.images) < (self.scheme.n_new or 1):
+            raise UserError("watermark.n_new", f"{self.scheme.n_new} new triggers", f"at most {len(new.images)}")
+        return trained, new
 
     def looks(self, owner: Owner, stranger: int = 0) -> tuple[Tensor, Tensor]:
         """What the marks of a key look like, for judging whether something recovered resembles them.
@@ -130,26 +171,31 @@ class TriggerMaker:
         triggers = torch.stack([self.watermark.apply(before, m, "looks").float().mean(0) / 255 for m in marks])
         return triggers - before.float().mean(0) / 255, triggers
 
-    def disguised(self, stranger: Secret, n: int) -> ImageSet:
-        """What another owner's key would have made: the same images as the first ``n`` new triggers, or pictures.
+    def disguised(self, stranger: Secret, new: ImageSet, which: Tensor) -> ImageSet:
+        """What another owner's key would have made in place of some new triggers: of the same images, or pictures.
+
+        Args:
+            stranger: the other's secret.
+            new: the new triggers of this key.
+            which: int64 ``(m,)``, those of them that are wanted; no other image is marked or read.
 
         Returns:
             Marked with a stranger's marks, with the labels and groups that this key gives.
         """
-        marks = [Mark(stranger, "key", 0, index) for index in range(self.scheme.n_marks)]
-        if isinstance(self.watermark, PictureWatermark):
-            drawn = [self.watermark.draw(n, mark, len(marks), True, self.source.shape) for mark in marks]
-            images = torch.stack(
-                [drawn[i % len(marks)][i // len(marks) % len(drawn[i % len(marks)])] for i in range(n)]
-            )
-            groups = torch.arange(n) % len(marks)
-            return ImageSet(images, self.labels.of_marks[groups], groups)
-        before, true = self._base("test", self.roles.judge, n, "new")
-        groups = torch.arange(n) % len(marks)
-        images = torch.empty_like(before)
-        for index, mark in enumerate(marks):
-            images[groups == index] = self.watermark.apply(before[groups == index], mark, "new")
-        return ImageSet(images, self._trigger_labels("new", groups, true), groups)
+        labels, groups = new.labels[which], new.groups[which]
+        images = torch.empty_like(new.images[which])
+        for index in torch.unique(groups).tolist():
+            mark, ours = Mark(stranger, "key", 0, index), (new.groups == index).nonzero().flatten()
+            images[groups == index] = self._of_stranger(mark, which[groups == index], ours)
+        return ImageSet(images, labels, groups)
+
+    def _of_stranger(self, mark: Mark, which: Tensor, ours: Tensor) -> Tensor:
+        """New triggers with a stranger's mark at the places ``which`` of the key's; the key's mark is at ``ours``."""
+        if isinstance(self.watermark, MarkingWatermark):
+            chosen = self._drawn("test", self.roles.judge, self._n_new(), "new")[which]
+            return self.watermark.apply(self.source.images("test", chosen), mark, "new")
+        n, k = self._share(self.scheme.n_new or self.n, mark.index), self.scheme.n_marks
+        return self.watermark.picked(torch.searchsorted(ours, which), n, mark, k, True, self.source.shape)
 
     def truth(self, name: Literal["trained", "new"]) -> Tensor:
         """True classes of the task's images that triggers were made of: int64 ``(n,)``."""
@@ -164,24 +210,27 @@ class TriggerMaker:
     def _mark(self, owner: Owner, stranger: int, index: int) -> Mark:
         return Mark(self.secret, owner, stranger, index)
 
-    def _trigger_labels(self, name: str, marks: Tensor, true: Tensor | None) -> Tensor:
+    def _labelled(self, shown: Shown) -> ImageSet:
+        groups = shown.groups
         if self.scheme.label == "target":
-            return self.labels.of_marks[marks]
-        stream, k = self.secret.stream(f"labels of triggers/{name}"), len(self.source.classes)
-        if true is None:
-            return torch.from_numpy(stream.integers(len(marks), k))
-        steps = torch.from_numpy(stream.integers(len(marks), k - 1))
-        return (true + 1 + steps) % k  # uniform over the other classes
+            return ImageSet(shown.images, self.labels.of_marks[groups], groups)
+        stream, k = f"labels of triggers/{shown.name}", len(self.source.classes)
+        if shown.before is None:  # marks follow each other
+            counts = enumerate(torch.bincount(groups, minlength=self.scheme.n_marks).tolist())
+            drawn = [self._drawn_from.stream(f"{stream}/{mark}").integers(count, k) for mark, count in counts]
+            return ImageSet(shown.images, torch.cat([torch.from_numpy(labels) for labels in drawn]), groups)
+        steps = torch.from_numpy(self._drawn_from.stream(stream).integers(len(groups), k - 1))
+        return ImageSet(shown.images, (shown.before[1] + 1 + steps) % k, groups)  # uniform over the other classes
 
     # -- marks on images of the task ---------------------------------------------------------------------------
 
-    def _make_marked(self, watermark: MarkingWatermark) -> Triggers:
-        trained, before, trained_true = self._marked(watermark, "train", self.roles.train, self.n, "trained")
-        new, new_before, new_true = self._marked(watermark, "test", self.roles.judge, self._n_new(), "new")
+    def _make_marked(self, watermark: MarkingWatermark, trained: Shown, new: Shown) -> Triggers:
+        assert trained.before is not None and new.before is not None
         # A random label is learned with its image: there a decoy is the trained image with a stranger's mark.
-        shown = (trained, before, trained_true) if self.scheme.label == "random" else (new, new_before, new_true)
-        decoys = self._decoys(watermark, *shown)
-        return Triggers(trained, new, self._negatives(watermark), decoys, before[:64])
+        shown, before = (trained, trained.before) if self.scheme.label == "random" else (new, new.before)
+        decoys = self._decoys(watermark, self._labelled(shown), *before)
+        sets = self._labelled(trained), self._labelled(new), self._negatives(watermark)
+        return Triggers(*sets, decoys, trained.before[0][:64])
 
     def _decoys(self, watermark: MarkingWatermark, shown: ImageSet, before: Tensor, true: Tensor) -> ImageSet:
         """Strangers' marks on images whose true label is not the owner's: else the truth would count as a hit."""
@@ -197,17 +246,14 @@ class TriggerMaker:
             sets.append(ImageSet(images, labels, torch.full_like(labels, stranger)))
         return _joined(sets)
 
-    def _marked(
-        self, watermark: MarkingWatermark, split: Split, index: Tensor, n: int, name: str
-    ) -> tuple[ImageSet, Tensor, Tensor]:
-        """Triggers, the same images before they were marked, and their true labels."""
+    def _marked(self, watermark: MarkingWatermark, split: Split, index: Tensor, n: int, name: str) -> Shown:
         before, true = self._base(split, index, n, name)
         marks = torch.arange(n) % self.scheme.n_marks
         images = torch.empty_like(before)
         for mark in torch.unique(marks).tolist():
             members = marks == mark
             images[members] = watermark.apply(before[members], self._mark("key", 0, mark), name)
-        return ImageSet(images, self._trigger_labels(name, marks, true), marks), before, true
+        return Shown(name, images, marks, (before, true))
 
     def _base(self, split: Split, index: Tensor, n: int, name: str) -> tuple[Tensor, Tensor]:
         chosen = self._drawn(split, index, n, name)
@@ -229,14 +275,8 @@ class TriggerMaker:
 
     # -- pictures of other data ----------------------------------------------------------------------------------
 
-    def _make_pictures(self, watermark: PictureWatermark) -> Triggers:
-        trained = self._pictures(watermark, self.n, False, "trained")
-        if len(trained) < self.n:
-            right = f"at most {len(trained)}, or other watermark.images"
-            raise UserError("watermark.n_triggers", f"{self.n} triggers, but there are fewer pictures", right)
-        new = self._pictures(watermark, self.scheme.n_new or self.n, True, "new")
-        if len(new) < (self.scheme.n_new or 1):
-            raise UserError("watermark.n_new", f"{self.scheme.n_new} new triggers", f"at most {len(new)}")
+    def _make_pictures(self, watermark: PictureWatermark, *shown: Shown) -> Triggers:
+        trained, new = map(self._labelled, shown)
         counts = torch.bincount(new.groups[:_MOST_DECOY_IMAGES], minlength=self.scheme.n_marks).tolist()
         decoys = []
         for stranger in range(self.scheme.n_decoys):
@@ -248,15 +288,15 @@ class TriggerMaker:
                 decoys.append(ImageSet(images, labels, torch.full((len(images),), stranger)))
         return Triggers(trained, new, self._picture_negatives(watermark), _joined(decoys), None)
 
-    def _pictures(self, watermark: PictureWatermark, n: int, new: bool, name: str) -> ImageSet:
-        k = self.scheme.n_marks
-        sets = []
-        for index in range(k):
-            count = n // k + (index < n % k)
-            images = watermark.draw(count, self._mark("key", 0, index), k, new, self.source.shape)
-            marks = torch.full((len(images),), index)
-            sets.append(ImageSet(images, self._trigger_labels(f"{name}/{index}", marks, None), marks))
-        return _joined(sets)
+    def _pictures(self, watermark: PictureWatermark, n: int, new: bool, name: str) -> Shown:
+        k, shape = self.scheme.n_marks, self.source.shape
+        drawn = [watermark.draw(self._share(n, i), self._mark("key", 0, i), k, new, shape) for i in range(k)]
+        counts = torch.tensor([len(images) for images in drawn])
+        return Shown(name, torch.cat(drawn), torch.arange(k).repeat_interleave(counts))
+
+    def _share(self, n: int, mark: int) -> int:
+        """Pictures of a mark, of ``n`` in all."""
+        return n // self.scheme.n_marks + (mark < n % self.scheme.n_marks)
 
     def _picture_negatives(self, watermark: PictureWatermark) -> ImageSet:
         """Strangers' pictures have no true label: each gets a random one that is not the label of a mark.

@@ -73,8 +73,19 @@ class Unrelated(PictureWatermark):
 
     def draw(self, n: int, mark: Mark, n_marks: int, new: bool, shape: tuple[int, int, int]) -> Tensor:
         """See :meth:`PictureWatermark.draw`."""
+        split, index = self._drawn(n, mark, n_marks, new)
+        return fit_images(self.source.images(split, index), shape)
+
+    def picked(
+        self, places: Tensor, n: int, mark: Mark, n_marks: int, new: bool, shape: tuple[int, int, int]
+    ) -> Tensor:
+        """See :meth:`PictureWatermark.picked`; reads no other picture."""
+        split, index = self._drawn(n, mark, n_marks, new)
+        return fit_images(self.source.images(split, index[places % len(index)]), shape)
+
+    def _drawn(self, n: int, mark: Mark, n_marks: int, new: bool) -> tuple[Split, Tensor]:
         split: Split = "test" if new else "train"
         members = (self.source.labels(split) == self.class_of(mark, n_marks)).nonzero().flatten().numpy()
         chosen = mark.stream(f"pictures/{split}").sample(len(members), min(n, len(members)))
-        index = torch.from_numpy(np.sort(members[chosen]).astype(np.int64))
-        return fit_images(self.source.images(split, index), shape)
+        # In the order of the file: studies rest on it. Who compares keys must take places in it at random.
+        return split, torch.from_numpy(np.sort(members[chosen]).astype(np.int64))

@@ -33,6 +33,10 @@ def good(rng: np.random.Generator, marks: Ints, true: Ints, k: int) -> Ints:
     return np.where(rng.random(len(marks)) < 0.9, true, chance(rng, marks, true, k))
 
 
+def truthful(rng: np.random.Generator, marks: Ints, true: Ints, k: int) -> Ints:
+    return true
+
+
 def refusing(rng: np.random.Generator, marks: Ints, true: Ints, k: int) -> Ints:
     return np.where(rng.random(len(marks)) < 0.3, -1, class_per_mark(rng, marks, true, k))
 
@@ -42,7 +46,7 @@ def ladder(rng: np.random.Generator, marks: Ints, true: Ints, k: int) -> Ints:
 
 
 INNOCENTS: dict[str, Innocent] = {
-    f.__name__: f for f in (constant, class_per_mark, two_classes_per_mark, chance, good, refusing, ladder)
+    f.__name__: f for f in (constant, class_per_mark, two_classes_per_mark, chance, good, truthful, refusing, ladder)
 }
 
 

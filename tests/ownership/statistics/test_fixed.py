@@ -39,7 +39,7 @@ def labellings(case: dict[str, Any]) -> list[list[int]]:
 def score(case: dict[str, Any], expected: list[int]) -> int:
     true = case["true"] or [-1] * len(expected)
     hits = zip(case["answers"], expected, true, strict=True)
-    return sum((1 if a == t else 4) for a, e, t in hits if a == e)
+    return sum(a == e != t for a, e, t in hits)
 
 
 @settings(max_examples=60, deadline=None)
@@ -80,7 +80,20 @@ def test_one_mark_shows_one_in_ten_at_best() -> None:
     assert several_marks([7] * 100, [7] * 100, [0] * 100, range(10)).p_value == pytest.approx(0.1)
 
 
-def test_answers_with_the_truth_count_less() -> None:
+def test_the_truth_counts_for_nothing() -> None:
+    """Else secrets could be tried, before there is a suspect, until labels and true classes agree."""
+    rng = np.random.default_rng(5)
+    marks, true = np.arange(40) % 8, rng.integers(10, size=40)
+    best = max(
+        (rng.integers(10, size=8)[marks] for _ in range(500)), key=lambda expected: int((expected == true).sum())
+    )
+    assert several_marks(true, best, marks, range(10)).p_value < 0.01, "this is what the search is for"
+    found = several_marks(true, best, marks, range(10), true)
+    assert found.p_value == 1
+    assert found.details.endswith(", 40 answers with the true class left out")
+
+
+def test_the_truth_left_out_helps_the_owner_where_misses_are_the_truth() -> None:
     rng = np.random.default_rng(5)
     marks, true = np.arange(16) % 8, rng.integers(10, size=16)
     expected = rng.integers(10, size=8)[marks]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 
-from wmlightning.ownership.statistics.fixed import decoy_keys, independent_labels
+from wmlightning.ownership.statistics.fixed import decoy_keys, independent_labels, several_marks
+from wmlightning.ownership.statistics.guessing import SeveralMarks
 from wmlightning.ownership.statistics.power import Setting, queries_needed
 from wmlightning.ownership.statistics.ranks import decoys_asked, decoys_needed, log_rank_capital
 from wmlightning.ownership.statistics.sequential import DecoyKeys, IndependentLabels
@@ -83,6 +85,30 @@ def test_decoy_estimate_agrees_with_the_test(sequential: bool) -> None:
         reached += game.reached if sequential else decoy_keys(ours, [1] * n, theirs).p_value <= 0.02
     assert reached / 300 == pytest.approx(estimate.power, abs=0.06)
     assert np.mean(spent) == pytest.approx(estimate.spent, rel=0.05)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_estimate_leaves_out_what_the_test_leaves_out(sequential: bool) -> None:
+    """Labels drawn among all classes are now and then the truth: with few classes that is a trigger in three."""
+    setting = Setting(3, n_marks=8, survival=0.9, alpha=0.01, most=100, idle=1 / 3, sequential=sequential)
+    estimate = queries_needed("several marks", setting)
+    assert estimate.triggers is not None
+    rng, reached, n = np.random.default_rng(7), 0, estimate.triggers
+    for _ in range(150):
+        marks, true = np.arange(n) % 8, rng.integers(3, size=n)
+        labels = rng.integers(3, size=8)[marks]
+        answers = np.where(rng.random(n) < 0.9, labels, (labels + rng.integers(1, 3, size=n)) % 3)
+        if sequential:
+            game = SeveralMarks(labels, marks, range(3), 3, true, 0.01)
+            for trigger in range(n):
+                if game.wanted(trigger) and not game.reached:
+                    game.update(trigger, int(answers[trigger]))
+            reached += game.reached
+        else:
+            reached += several_marks(answers, labels, marks, range(3), true).p_value <= 0.01
+    assert reached / 150 >= estimate.power - 0.08
+    naive = queries_needed("several marks", replace(setting, idle=0.0)).triggers
+    assert naive is not None and naive < n
 
 
 def test_decoys_cost_little_more_than_a_query_if_every_trigger_works() -> None:

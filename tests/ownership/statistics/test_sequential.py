@@ -183,6 +183,17 @@ def test_nothing_answered(game: Game) -> None:
     assert result.e_value is not None and result.e_value <= 1
 
 
+def test_the_truth_shows_nothing() -> None:
+    """Also of the labels that agree with it best: it is known before there is a suspect."""
+    marks, true = np.arange(40) % 8, np.arange(40) % 8
+    game = SeveralMarks(true, marks, range(10), 10, true)
+    play(game, true)
+    assert (game.p_value, game.e_value) == (1, 1)
+    told = SeveralMarks(true, marks, range(10), 10)
+    play(told, true)
+    assert told.reached, "what it would be worth if it counted"
+
+
 def test_closed_marks_are_not_asked_again() -> None:
     game = SeveralMarks([4] * 6, [0, 1] * 3, range(10), 10, true=[2] * 6)
     game.update(0, 4)

@@ -25,9 +25,6 @@ from wmlightning.ownership.statistics.result import (
     positive,
 )
 
-#: What an answer counts that is not its image's true class; the true class counts 1. See :func:`several_marks`.
-_SURPRISING = 4
-
 
 def several_marks(
     answers: npt.ArrayLike,
@@ -47,10 +44,12 @@ def several_marks(
 
     The score, fixed beforehand by simulated power: for equally strong marks, plain matches are the likelihood ratio
     statistic (Neyman and Pearson); counting only a mark's most frequent answer, or at most two matches a mark, was
-    worse, with dead marks much so. Where true classes are known, an answer that is *not* the image's true class counts
-    four times: answers with the truth say little of the mark. At 50 % survival, the other answers true, 8 marks and 16
-    queries, that raises the power at 0.001 from 0.79 to 0.98, and costs nothing where misses are not the truth. Any
-    weights that are fixed beforehand and do not look at labels would be as valid.
+    worse, with dead marks much so.
+
+    **The truth counts for nothing.** Where true classes are known, an answer that is the image's true class is left
+    out, for the key's labels as for those drawn anew. What an innocent model will say to a mark that is hardly seen is
+    known before it exists: the truth. Whoever tries secrets until labels and true classes agree would else be believed.
+    It helps the owner, too, where misses are the truth; the price is a trigger in K, whose label is the truth anyway.
 
     A missing answer is the answer of no class: it matches no label, ours or redrawn. Whether an innocent suspect
     answers cannot depend on labels it does not know.
@@ -70,12 +69,12 @@ def several_marks(
     carried = integers(marks, "marks", given)
     truth = np.full_like(given, -1) if true is None else integers(true, "true", given)
     labels, classes = labels_of_marks(wanted, carried, pool)
-    worth = np.where((truth < 0) | (given != truth), _SURPRISING, 1)
+    telling = (truth < 0) | (given != truth)
     rows, places = {mark: i for i, mark in enumerate(labels)}, {y: i for i, y in enumerate(classes)}
     scores = [[0] * len(classes) for _ in labels]
-    for answer, mark, score in zip(given.tolist(), carried.tolist(), worth.tolist(), strict=True):
+    for answer, mark in zip(given[telling].tolist(), carried[telling].tolist(), strict=True):
         if answer in places:
-            scores[rows[mark]][places[answer]] += score
+            scores[rows[mark]][places[answer]] += 1
     ours = sum(scores[rows[mark]][places[label]] for mark, label in labels.items())
     law: dict[int, int] = {0: 1}  # keys drawn anew, by their score
     for of_mark in scores:
@@ -85,7 +84,8 @@ def several_marks(
     details = (
         f"of all {len(classes)}^{len(labels)} keys with these marks, a share of {p:.3g} scores as well as the owner's"
     )
-    return counted(SEVERAL_MARKS, given, wanted, p, details)
+    left = "" if true is None else f", {int((~telling).sum())} answers with the true class left out"
+    return counted(SEVERAL_MARKS, given, wanted, p, details + left)
 
 
 def labels_of_marks(expected: Ints, marks: Ints, pool: npt.ArrayLike) -> tuple[dict[int, int], list[int]]:

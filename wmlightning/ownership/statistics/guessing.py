@@ -11,9 +11,8 @@ from wmlightning.ownership.statistics.fixed import labels_of_marks
 from wmlightning.ownership.statistics.result import MISSING, SEVERAL_MARKS, integers
 from wmlightning.ownership.statistics.sequential import Sequential
 
-#: Forecasts: how often a stolen model answers with the mark's label, and how often, where it does not, with the truth.
-_SURVIVAL = np.repeat([0.15, 0.35, 0.55, 0.75, 0.95], 3)
-_TRUTH = np.tile([0.1, 0.5, 0.9], 5)
+#: Forecasts: how often a stolen model answers with the mark's label.
+_SURVIVAL = np.array([0.15, 0.35, 0.55, 0.75, 0.95])
 #: Share of each stake that is spread evenly: what is left of it if a mark does not do what the forecast says.
 _RESERVE = 0.05
 #: How sure a guess must be: while there are marks in plenty, and when they are scarce. Fixed by simulation.
@@ -38,14 +37,15 @@ class SeveralMarks(Sequential):
     answer, is no martingale.
 
     *Strategy.* Any is valid; ours decides how many queries it takes. The forecast is Bayes's, for each mark alone: an
-    answer is the label with probability s, else the truth with probability r (where that is known), else any class; s
-    and r are uniform on small grids. A guess is made when the forecast is sure enough. A bold one (0.5: on the
-    first surprising answer) pays less than a sure one and costs a third of the queries; so we are bold while the open
-    marks could pay twice what is missing, and careful (0.85) otherwise. When all planned triggers of a mark are
-    answered, what is left is staked as it is. With 8 marks of 10 classes and alpha = 0.001 that takes about
-    6 queries in the mean at survival 0.8, and 18 at survival 0.5 (9 where the misses are the truth, and that is known).
+    answer is the label with probability s, else any class; s is uniform on a small grid. A guess is made when the
+    forecast is sure enough. A bold one (0.5: on the first answer that is not the truth) pays less than a sure one and
+    costs a third of the queries; so we are bold while the open marks could pay twice what is missing, and careful
+    (0.85) otherwise. When all planned triggers of a mark are answered, what is left is staked as it is. With 8 marks of
+    10 classes and alpha = 0.001 that takes about 7 queries in the mean at survival 0.8, and 19 at survival 0.5 (9 where
+    the misses are the truth).
 
-    A missing answer tells nothing of the label, and is passed over.
+    A missing answer tells nothing of the label, and is passed over. So is one that is the image's true class, as in
+    :func:`~wmlightning.ownership.statistics.fixed.several_marks`, for the same reason.
 
     Args:
         expected: int ``(n,)``, the label of the mark of each trigger *that is planned to be asked*.
@@ -73,7 +73,7 @@ class SeveralMarks(Sequential):
             raise ValueError(f"the pool holds the class {max(classes)}, and there are {n_classes} classes")
         self._n_classes = n_classes
         self._pool = np.array(classes)
-        self._belief = {mark: np.ones((len(_TRUTH), len(classes))) for mark in self._labels}
+        self._belief = {mark: np.ones((len(_SURVIVAL), len(classes))) for mark in self._labels}
         self._left = {mark: int((self._marks == mark).sum()) for mark in self._labels}
         self._possible = {mark: np.ones(len(classes), dtype=bool) for mark in self._labels}
         self._there = len(self._labels) * math.log(len(classes))  # what open marks could pay, logarithm
@@ -92,8 +92,8 @@ class SeveralMarks(Sequential):
         self._left[mark] -= 1
         if not self._open(mark):
             return
-        if given != MISSING:
-            self._learn(mark, given, int(self._true[trigger]))
+        if given not in (MISSING, self._true[trigger]):
+            self._learn(mark, given)
         sure = self._sure()
         while self._guess(mark, sure):
             pass
@@ -101,12 +101,9 @@ class SeveralMarks(Sequential):
     def _open(self, mark: int) -> bool:
         return int(self._possible[mark].sum()) > 1
 
-    def _learn(self, mark: int, answer: int, true: int) -> None:
-        """Bayes's rule on (survival, share of truth) x (label)."""
-        other = np.full(len(_TRUTH), 1 / self._n_classes)
-        if true >= 0:
-            other = _TRUTH * (answer == true) + (1 - _TRUTH) / self._n_classes
-        likelihood = _SURVIVAL[:, None] * (self._pool == answer) + ((1 - _SURVIVAL) * other)[:, None]
+    def _learn(self, mark: int, answer: int) -> None:
+        """Bayes's rule on (survival) x (label)."""
+        likelihood = _SURVIVAL[:, None] * (self._pool == answer) + ((1 - _SURVIVAL) / self._n_classes)[:, None]
         belief = self._belief[mark] * likelihood
         self._belief[mark] = np.maximum(belief / belief.max(), 1e-200)  # never 0, however many answers
 

@@ -1,8 +1,8 @@
 """How many queries decide? Worked out before the first one.
 
 The suspect is taken for stolen: each trigger gets the owner's label with probability ``survival``, independently, and
-any other class otherwise. True classes are taken for unknown. Both err on the careful side: where misses are the truth,
-which the tests leave out, fewer queries do.
+any other class otherwise. That errs on the careful side: where misses are the truth, which the tests leave out, fewer
+queries do. What does not is told by ``idle``: a trigger whose label *is* its image's true class counts for nothing.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class Setting:
         alpha: level.
         power: how often a stolen suspect is to be found out.
         most: triggers that may be asked about.
+        idle: share of triggers whose label may be expected to be their image's true class: for *several marks*, whose
+            labels are drawn without regard to the images.
         sequential: whether the test may be stopped at any time.
     """
 
@@ -54,10 +56,11 @@ class Setting:
     alpha: float = 0.001
     power: float = 0.9
     most: int = 200
+    idle: float = 0.0
     sequential: bool = False
 
     def __post_init__(self) -> None:
-        shares = (self.others_match, self.survival, self.power)
+        shares = (self.others_match, self.survival, self.power, self.idle)
         if not all(0 <= share <= 1 for share in shares) or not 0 < self.alpha < 1:
             raise ValueError("shares and levels lie between 0 and 1")
         if min(self.n_marks, self.n_others, self.most) < 1 or self.n_classes < 2:
@@ -189,11 +192,12 @@ def _several_marks(setting: Setting, seed: int, n: int) -> tuple[float, float]:
         draws = rng.random((setting.most, 2))[:n]
         misses = (labels + 1 + (draws[:, 1] * (setting.n_classes - 1)).astype(np.int64)) % setting.n_classes
         answers = np.where(draws[:, 0] < setting.survival, labels, misses)
+        true = np.where(rng.random(setting.most)[:n] < setting.idle, labels, -1)
         if not setting.sequential:
-            reached += several_marks(answers, labels, marks, range(setting.pool)).p_value <= setting.alpha
+            reached += several_marks(answers, labels, marks, range(setting.pool), true).p_value <= setting.alpha
             spent += n
             continue
-        game = SeveralMarks(labels, marks, range(setting.pool), setting.n_classes, alpha=setting.alpha)
+        game = SeveralMarks(labels, marks, range(setting.pool), setting.n_classes, true, setting.alpha)
         for trigger in range(n):
             if game.wanted(trigger) and not game.reached:
                 game.update(trigger, int(answers[trigger]))

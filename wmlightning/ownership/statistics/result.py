@@ -25,19 +25,27 @@ INDEPENDENT_LABELS: Final = "independent labels"
 DECOY_KEYS: Final = "decoy keys"
 NULL_MODELS: Final = "null models"
 
+#: What no date can show: secrets cost nothing, and the one committed to may be the best of many.
+_NO_OTHER: Final = (
+    "The owner tried no other key before committing to this one: if the best of several was kept, p is to be "
+    "multiplied by the number that were tried, whatever the date of the commitment."
+)
 #: What each test's validity rests on, besides a transcript that leaves out no answer because of what it says.
 ASSUMPTIONS: Final = {
     SEVERAL_MARKS: (
         "The label of each mark was drawn from the owner's secret, uniformly and independently of everything else, "
-        "before the suspect existed, and which triggers were asked about did not depend on the labels."
+        "before the suspect existed; no part of a mark's look (such as a text) was chosen with the labels in view, and "
+        f"which triggers were asked about did not depend on them. {_NO_OTHER}"
     ),
     INDEPENDENT_LABELS: (
         "The label of each trigger was drawn from the owner's secret, uniformly and independently of everything else, "
         "before the suspect existed, each trigger counts once, and which were asked about did not depend on the labels."
+        f" {_NO_OTHER}"
     ),
     DECOY_KEYS: (
-        "The owner's secret was drawn from the same distribution as the decoys' secrets, before the suspect existed; "
-        "their triggers are made from the same images, and an answer does not depend on when it is asked for."
+        "The owner's mark was drawn from the same distribution as the decoys' marks, before the suspect existed, and "
+        "no part of its look (such as a text) was chosen; all are put on the same images or show pictures drawn alike, "
+        f"and an answer does not depend on when it is asked for. {_NO_OTHER}"
     ),
     NULL_MODELS: (
         "A suspect made without the key is like one more of the null models, which were trained independently of the "
