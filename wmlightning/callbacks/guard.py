@@ -183,9 +183,7 @@ class AccuracyGuard(L.Callback):
         wrong, right = "no epoch was validated", "trainer.check_val_every_n_epoch=1"
         if self._fell_to is not None and self.before is not None:
             fell = f"from {100 * self.before:.2f} to {100 * self._fell_to:.2f} % ({self.monitor})"
-            wrong = (
-                f"clean validation accuracy fell {fell} at once; no training is kept, the weights are those of before"
-            )
+            wrong = f"clean validation accuracy fell {fell} at once; no epoch is kept, the weights are the old ones"
             right = "a smaller learning rate, fewer triggers, or a larger max_drop"
         raise UserError("max_drop", wrong, right)
 
