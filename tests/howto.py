@@ -9,9 +9,9 @@ HOWTO = Path(__file__).resolve().parents[1] / "docs" / "howto"
 _SAMPLE = re.compile(r'^```\w+ title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
-def samples(page: str) -> dict[str, str]:
+def samples(page: str, folder: Path = HOWTO) -> dict[str, str]:
     """Files that a page shows, by their paths."""
-    return dict(_SAMPLE.findall((HOWTO / f"{page}.md").read_text()))
+    return dict(_SAMPLE.findall((folder / f"{page}.md").read_text()))
 
 
 def write_samples(folder: Path, *pages: str) -> Path:

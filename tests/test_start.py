@@ -206,7 +206,7 @@ def test_a_model_that_lost_its_accuracy_is_not_kept(main: Command, runs: Path, u
         done = main(*ruinous)
         assert done.code == 1, str(done)
         assert len(done.errors) == 1, str(done)
-        assert "clean validation accuracy fell from" in done.errors[0]
+        assert "guard.max_drop: clean validation accuracy fell from" in done.errors[0]
         assert "Traceback" not in done.err
         (folder,) = runs.iterdir()
         assert not (folder / "card.json").exists()

@@ -6,14 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wmlightning.callbacks.guard import AccuracyGuard
     from wmlightning.embed.callback import Watermark
     from wmlightning.embed.keys import make_key
     from wmlightning.store import load_run
 
-__all__ = ["Watermark", "load_run", "make_key"]
+__all__ = ["AccuracyGuard", "Watermark", "load_run", "make_key"]
 __version__ = "0.1.0"
 
 _OFFERED = {
+    "AccuracyGuard": "wmlightning.callbacks.guard",
     "Watermark": "wmlightning.embed.callback",
     "load_run": "wmlightning.store",
     "make_key": "wmlightning.embed.keys",

@@ -204,7 +204,7 @@ class Training:
         )
         self.point = resume.ResumePoint(job.folder)
         watched = cfg.guard.max_drop is not None and not cfg.trainer.get("fast_dev_run")
-        self.guard = AccuracyGuard(cfg.guard.max_drop) if watched else None
+        self.guard = AccuracyGuard(cfg.guard.max_drop, "val/clean_acc") if watched else None
         self.loggers = make_loggers(cfg, job.folder, job.name, "train")
         self.trainer = self._trainer()
 
@@ -273,19 +273,20 @@ class Training:
         ``None`` where a guard let no weights pass and another process tells so.
         """
         trainer, point, guard = self.trainer, self.point, self.guard
-        if guard is not None and going_on is None:
-            trainer.validate(self.module, datamodule=data, verbose=False)
-        trainer.fit(self.module, datamodule=data, ckpt_path=going_on, weights_only=True)
+        try:
+            trainer.fit(self.module, datamodule=data, ckpt_path=going_on, weights_only=True)
+        except UserError as error:
+            if guard is None or error.key != "max_drop":
+                raise
+            if not trainer.is_global_zero:  # all processes decide alike
+                return None
+            raise UserError("guard.max_drop", *error.args[1:]) from error
         if trainer.interrupted:
             raise KeyboardInterrupt
         if guard is None:
             return point.history[-1] if point.history else {}
-        try:
-            return guard.settle(self.job.net, point.history)
-        except UserError:
-            if trainer.is_global_zero:
-                raise
-            return None
+        judged = {name: value for name, value in guard.metrics.items() if name.startswith("val/")}
+        return {**point.history[guard.epochs_kept - 1], **judged}
 
 
 def _card(job: Job, data: WatermarkData, point: resume.ResumePoint, metrics: dict[str, float]) -> dict[str, Any]:
