@@ -15,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
+from PIL import Image
 
 from wmlightning import load_run
 from wmlightning.data.batches import ImageSet
@@ -106,6 +107,31 @@ def test_changed_config_is_refused(key: Key, tmp_path: Path, change: tuple[Any, 
 def test_config_that_is_not_whole_is_told_in_one_line(key: Key, tmp_path: Path, part: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"^[\w.]+: .*; "):
         dataclasses.replace(key, config={**key.config, **part}).check(tmp_path)
+
+
+@pytest.mark.parametrize(("typed", "bound"), [("watermark.n_marks=8", True), ("watermark.n_marks=1", False)])
+def test_labels_of_ones_own_pictures_are_bound_to_them(
+    composed: Compose, tmp_path: Path, typed: str, bound: bool
+) -> None:
+    """Keys made before are refused, and models trained before are others: their labels followed from the secret."""
+    for split, n in (("train", 20), ("test", 10)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "pictures" / split / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                Image.new("L", (20, 20), 12 * i).save(folder / f"{i:02d}.png")
+    options = (typed, "watermark.n_triggers=16", "dataset.val_share=0.2", "recipe.batch_size=8", "watermark=noise")
+    mine = ("dataset=image_folder", f"dataset.root={tmp_path / 'pictures'}", "dataset.size=20", "dataset.channels=1")
+    job = prepare(composed(*mine, *options), secret=SECRET)
+    assert ("labels" in job.identity) == bound
+    assert "labels" not in prepare(composed(*SMALL, typed)).identity, "models on public data are the same as ever"
+    key = make_key(job)
+    assert job.maker is not None
+    assert torch.equal(key.check(tmp_path).labels.of_marks, job.maker.labels.of_marks)
+    if bound:
+        old = [dataclasses.replace(s, labels=job.labels.of_marks[s.groups]) for s in (key.trained, key.new)]
+        with pytest.raises(UserError, match="do not follow from its secret"):
+            dataclasses.replace(key, trained=old[0], new=old[1]).check(tmp_path)
 
 
 def test_other_secret_is_refused(key: Key, tmp_path: Path) -> None:
