@@ -1,9 +1,9 @@
 """What a suspect was asked and what it answered: written down as it happens, so that nothing is asked twice.
 
-A transcript is a file of JSON lines. The first names the suspect. Before images leave, a line says which, by the hash
-of their bytes, for the images are secret; when they are answered, another says what came back, together for those that
-came together in the same way. Every image that leaves counts against the budget, whether it is answered, lost or sent
-again. A kill loses no line; the last may tear.
+A transcript is a file of JSON lines. The first names the suspect; before the first query another says what is planned.
+Before images leave, a line says which, by the hash of their bytes, for the images are secret; when they are answered,
+another says what came back, together for those that came together in the same way. Every image that leaves counts
+against the budget, whether it is answered, lost or sent again. A kill loses no line; the last may tear.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from wmlightning.ownership.suspects.base import NOT_ASKED, Answer, Batch, Shape,
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-SCHEMA = 2
+SCHEMA = 3
 #: What a power cut may lose. Each batch costs a few milliseconds to bring to the disk, which a fast local model feels.
 SYNC_SECONDS = 0.25
 
@@ -62,6 +62,8 @@ class Transcript:
     Attributes:
         answers: by the image's hash.
         sent: how often each image left.
+        plan: what was settled before the first query, if it was noted.
+        done: whether all that the plan asks for was asked.
 
     Raises:
         UserError: if the file belongs to another suspect, was altered, or is being written by another process.
@@ -71,6 +73,8 @@ class Transcript:
         self.path = path
         self.answers: dict[str, Answer] = {}
         self.sent: Counter[str] = Counter()
+        self.plan: dict[str, Any] | None = None
+        self.done = False
         self._synced = 0.0
         self._lock = FileLock(path.with_name(f".{path.name}.lock"))
         try:
@@ -123,6 +127,10 @@ class Transcript:
             self.sent.update(map(str, entry["sent"]))
         elif "unsent" in entry:
             self.sent.subtract(map(str, entry["unsent"]))
+        elif "plan" in entry:
+            self.plan, self.done = dict(entry["plan"]), False
+        elif "done" in entry:
+            self.done = True
         else:
             why, images, labels = entry["missing"], entry["images"], entry["labels"]
             kinds = {type(label) for label in labels}
@@ -147,8 +155,23 @@ class Transcript:
         self._lock.release()
 
 
+def planned(path: Path) -> dict[str, Any] | None:
+    """The plan of a transcript that is not open, if images left under it; a damaged one tells when it is opened."""
+    plan, begun = None, False
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(entry, dict):
+            plan, begun = entry.get("plan", plan), begun or "sent" in entry
+    return plan if begun and isinstance(plan, dict) else None
+
+
 class Recorded:
     """A suspect with a memory and a budget: the way to ask one. Use it in a ``with`` statement, which opens it.
+
+    A suspect with a transcript is contacted when something must be sent: what it answered can be read without it.
 
     Args:
         suspect: whom to ask.
@@ -171,18 +194,21 @@ class Recorded:
         self.budget = None if budget is None else setting(budget, "budget", int, 0)
         self._task = shape, n_classes
         self._file: Transcript | None = None
+        self._met = False
         self._sent: Counter[str] = Counter()
         self._answers: dict[str, Answer] = {}
         self._open: WeakSet[Generator[Batch, None, None]] = WeakSet()
         self._guard = threading.Lock()  # images leave from one thread and answers are written by another
 
     def __enter__(self) -> Self:
-        """Opens suspect and transcript.
+        """Opens the transcript, or the suspect if there is none.
 
         Raises:
             UserError: see :meth:`Suspect.open` and :class:`Transcript`.
         """
-        self.suspect.open(*self._task)
+        self._met = False
+        if self.path is None or not self.path.exists():
+            self._meet()
         if self.path is not None:
             self._file = Transcript(self.path, self.suspect.identity())
             self._sent, self._answers = self._file.sent, self._file.answers
@@ -195,6 +221,11 @@ class Recorded:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _meet(self) -> None:
+        if not self._met:
+            self.suspect.open(*self._task)
+            self._met = True
 
     @property
     def name(self) -> str:
@@ -210,6 +241,23 @@ class Recorded:
     def shown(self) -> set[str]:
         """Hashes of the images that the suspect has seen, see :func:`image_digest`: as triggers they are spent."""
         return {digest for digest, times in self._sent.items() if times > 0}
+
+    @property
+    def done(self) -> bool:
+        """Whether all that the plan asks for was asked."""
+        return self._file is not None and self._file.done
+
+    def agree(self, plan: dict[str, Any]) -> None:
+        """Notes what is planned, unless that is what the transcript says."""
+        if self._file is not None and self._file.plan != plan:
+            self._file.write([{"plan": plan, "time": _now()}])
+            self._file.plan, self._file.done = plan, False
+
+    def finish(self) -> None:
+        """Notes that all was asked that is planned."""
+        if self._file is not None and not self._file.done:
+            self._file.write([{"done": True, "time": _now()}])
+            self._file.done = True
 
     def answer(self, image: Tensor) -> Answer | None:
         """What it said to an image, if it was asked and answered."""
@@ -239,6 +287,8 @@ class Recorded:
         places = {digest: i for i, digest in reversed(list(enumerate(digests)))}  # the first place of each
         todo = sorted(i for digest, i in places.items() if digest not in self._answers)
         asked = [digests[i] for i in todo]
+        if todo:
+            self._meet()
         batches = self.suspect.stream(images[todo], _Ledger(self, asked))
         self._open.add(batches)
         with closing(batches):
