@@ -18,7 +18,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
 from filelock import FileLock, Timeout
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 3
 #: What a power cut may lose. Each batch costs a few milliseconds to bring to the disk, which a fast local model feels.
-SYNC_SECONDS = 0.25
+SYNC_SECONDS = 1.0
 
 
 def image_digest(image: Tensor) -> str:
@@ -44,12 +44,17 @@ def image_digest(image: Tensor) -> str:
 def image_digests(images: Tensor) -> list[str]:
     """Names of uint8 images ``(n, c, h, w)``."""
     head = hashlib.sha256(f"uint8 {'x'.join(map(str, images.shape[1:]))}\n".encode())
+    rows = images.contiguous().numpy().reshape(-1).data
+    size = images[0].numel() if len(images) else 1
     found = []
-    for image in images.contiguous().numpy():
+    for first in range(0, len(rows), size):
         digest = head.copy()
-        digest.update(image.data)
+        digest.update(rows[first : first + size])
         found.append(digest.hexdigest())
     return found
+
+
+_NOT_ASKED = Answer(missing=NOT_ASKED, attempt=0)
 
 
 class Transcript:
@@ -75,7 +80,7 @@ class Transcript:
         self.sent: Counter[str] = Counter()
         self.plan: dict[str, Any] | None = None
         self.done = False
-        self._synced = 0.0
+        self._synced = time.monotonic()
         self._lock = FileLock(path.with_name(f".{path.name}.lock"))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -270,7 +275,11 @@ class Recorded:
 
     def ask(self, images: Tensor) -> list[Answer]:
         """An answer for each image, in their order; see :meth:`stream`."""
-        return list(self.stream(images))
+        digests = image_digests(images)
+        with closing(self._fetched(images, digests)) as arrivals:
+            for _ in arrivals:
+                pass
+        return self._known(digests)
 
     def stream(self, images: Tensor) -> Generator[Answer, None, None]:
         """Asks about uint8 images ``(n, c, h, w)`` and gives their answers in their order, one after the other.
@@ -284,27 +293,37 @@ class Recorded:
             UserError: if the first reply shows that the config is wrong.
         """
         digests = image_digests(images)
-        places = {digest: i for i, digest in reversed(list(enumerate(digests)))}  # the first place of each
-        todo = sorted(i for digest, i in places.items() if digest not in self._answers)
-        asked = [digests[i] for i in todo]
-        if todo:
-            self._meet()
-        batches = self.suspect.stream(images[todo], _Ledger(self, asked))
-        self._open.add(batches)
-        with closing(batches):
+        with closing(self._fetched(images, digests)) as arrivals:
             for digest in digests:
-                while digest not in self._answers and asked:
-                    try:
-                        batch = next(batches, None)
-                    except Unreachable as error:
-                        answered = sum(digest in self._answers for digest in digests)
-                        raise Unreachable(error.why, answered) from error
-                    if batch is None:
-                        asked = []
-                    else:
-                        self._keep(batch, asked, tuple(images.shape[1:]))
-                answer = self._answers.get(digest)
-                yield Answer(missing=NOT_ASKED, attempt=0) if answer is None else answer
+                while digest not in self._answers and next(arrivals, False):
+                    pass
+                yield self._answers.get(digest, _NOT_ASKED)
+
+    def known(self, images: Tensor) -> list[Answer]:
+        """Like :meth:`ask`, without asking."""
+        return self._known(image_digests(images))
+
+    def _known(self, digests: list[str]) -> list[Answer]:
+        return [self._answers.get(digest, _NOT_ASKED) for digest in digests]
+
+    def _fetched(self, images: Tensor, digests: list[str]) -> Generator[Literal[True], None, None]:
+        """Asks about what has no answer, each image once, and stops for breath after each batch that was kept."""
+        places = dict(zip(reversed(digests), range(len(digests) - 1, -1, -1), strict=True))  # the first place of each
+        todo = sorted(i for digest, i in places.items() if digest not in self._answers)
+        if not todo:
+            return
+        asked = [digests[i] for i in todo]
+        try:
+            self._meet()
+            batches = self.suspect.stream(images if len(todo) == len(images) else images[todo], _Ledger(self, asked))
+            self._open.add(batches)
+            with closing(batches):
+                for batch in batches:
+                    self._keep(batch, asked, tuple(images.shape[1:]))
+                    yield True
+        except Unreachable as error:
+            answered = sum(digest in self._answers for digest in digests)
+            raise Unreachable(error.why, answered) from error
 
     def _keep(self, batch: Batch, digests: list[str], shape: tuple[int, ...]) -> None:
         alike: dict[Any, Batch] = {}
