@@ -14,6 +14,14 @@ from wmlightning.job import prepare
 from wmlightning.ownership.__main__ import main
 from wmlightning.ownership.key import make_key, write_key
 
+WHOLE = {
+    "kind": "commitment",
+    "schema": 1,
+    "of": "wmlightning key",
+    "sha256": "00" * 32,
+    "made": "2024-02-29T12:00:00+00:00",
+}
+
 
 @pytest.fixture
 def owner(composed: Callable[..., DictConfig], tmp_path: Path) -> Path:
@@ -40,7 +48,16 @@ def test_commit_and_check(owner: Path, capsys: pytest.CaptureFixture[str]) -> No
         ("{", "is no commitment"),
         ("[]", "is no commitment"),
         ('{"kind": "commitment", "schema": 9, "sha256": ""}', "has schema 9"),
-        ('{"kind": "commitment", "schema": 1, "sha256": "00"}', "is to another key"),
+        ('{"kind": "commitment", "schema": 1, "sha256": "00"}', "is no commitment: it lacks made, of"),
+        (json.dumps(WHOLE), "is to another key"),
+        *[
+            (json.dumps({**WHOLE, name: 3}), f"is no commitment: its {name} is odd")
+            for name in ("of", "sha256", "made")
+        ],
+        (json.dumps({**WHOLE, "made": "long ago"}), "is no commitment: its made is odd"),
+        (json.dumps({**WHOLE, "sha256": "0g" * 32}), "is no commitment: its sha256 is odd"),
+        (json.dumps({**WHOLE, "schema": 0}), "has schema 0"),
+        ('{"kind": ' + "[" * 10**5, "is no commitment"),
     ],
 )
 def test_odd_commitments(owner: Path, capsys: pytest.CaptureFixture[str], content: str, told: str) -> None:

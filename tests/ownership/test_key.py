@@ -183,6 +183,18 @@ def test_passphrase(key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         read_key(tmp_path / "sealed.key")
 
 
+@pytest.mark.parametrize("length", [0, 10, 16, 20, 23, 27, 28, 40])
+def test_sealed_key_that_is_too_short(length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rightly summed, but without room for salt, nonce and what they seal."""
+    pytest.importorskip("cryptography")
+    monkeypatch.setenv(PASSPHRASE, "correct horse")
+    body = bytes(length)
+    (tmp_path / "short.key").write_bytes(b"WMLKEY1E" + hashlib.sha256(b"WMLKEY1E" + body).digest() + body)
+    with pytest.raises(UserError, match=r"^key: ") as caught:
+        read_key(tmp_path / "short.key")
+    assert "\n" not in str(caught.value)
+
+
 def test_key_for_other_options_is_not_overwritten(composed: Compose, path: Path) -> None:
     before = path.read_bytes()
     job = prepare(composed(*SMALL, "watermark.strength=0.4"), secret=SECRET)

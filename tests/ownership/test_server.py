@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from tests.helpers import few, random_images
 from tests.ownership.services import quick
 from wmlightning.errors import UserError
+from wmlightning.ownership.protocol import Refused, read_question
 from wmlightning.ownership.suspects.json_api import JsonApi
 from wmlightning.ownership.suspects.network import Network, run_shape
 from wmlightning.ownership.suspects.oip import Oip
@@ -295,9 +297,7 @@ def test_bad_tensors(call: Caller, shape: Shape, changes: dict[str, Any]) -> Non
 def test_bad_pixels(call: Caller, shape: Shape, datatype: str, value: Any) -> None:
     data = [0.5 if datatype == "FP32" else 7] * int(np.prod(shape))
     data[3] = value
-    answer = call.infer(request_of(zeros(shape), datatype, data=data))
-    if value is not True:  # numpy takes it for 1: harmless
-        refused(answer, 400)
+    refused(call.infer(request_of(zeros(shape), datatype, data=data)), 400)
 
 
 @pytest.mark.parametrize(
@@ -305,6 +305,36 @@ def test_bad_pixels(call: Caller, shape: Shape, datatype: str, value: Any) -> No
 )
 def test_bad_bodies(call: Caller, body: bytes) -> None:
     refused(call.infer(body), 400)
+
+
+def _bodies() -> dict[str, str]:
+    """Small on the way, large for whoever makes an array of them before looking."""
+    return {
+        "one long word among short ones": json.dumps(["a" * 20_000, *["b"] * 10_000]),
+        "a long word among numbers": json.dumps(["a" * 20_000, *[1] * 10_000]),
+        "as many empty lists as fit": "[" + "[]," * 4_000_000 + "[]]",
+        "as many objects as fit": "[" + "{}," * 4_000_000 + "{}]",
+        "as many numbers as fit": "[" + "1," * 6_000_000 + "1]",
+        "one word": json.dumps(["a" * 12_000_000]),
+        "lists of one": "[" + "[1]," * 3_000_000 + "[1]]",
+    }
+
+
+@pytest.mark.parametrize("which", _bodies())
+@pytest.mark.parametrize("datatype", ["UINT8", "FP32"])
+def test_what_a_body_takes_is_bounded_by_its_length(shape: Shape, which: str, datatype: str) -> None:
+    head = json.dumps(request_of(zeros(shape), datatype, data=0))
+    body = head.replace('"data": 0', f'"data": {_bodies()[which]}').encode()
+    assert len(body) < 16 * 2**20
+    tracemalloc.start()
+    try:
+        with pytest.raises(Refused) as caught:
+            read_question(body, shape, 64)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert caught.value.status == 400
+    assert peak < 2 * len(body) + 4 * 2**20, f"{peak / 2**20:.0f} MiB for a body of {len(body) / 2**20:.1f}"
 
 
 def test_bad_shapes(call: Caller, shape: Shape) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from wmlightning.files import write_json
 from wmlightning.ownership.key import Key
 
 SCHEMA = 1
+_OF = "wmlightning key"
+_RIGHT = "the file that commit wrote"
 
 
 def commitment_of(key: Key) -> dict[str, Any]:
@@ -19,7 +22,7 @@ def commitment_of(key: Key) -> dict[str, Any]:
     return {
         "kind": "commitment",
         "schema": SCHEMA,
-        "of": "wmlightning key",
+        "of": _OF,
         "sha256": key.commitment(),
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
@@ -50,20 +53,43 @@ def read_commitment(path: Path, key: Key) -> dict[str, Any]:
     return found
 
 
+def time_of(commitment: dict[str, Any]) -> datetime:
+    """When a commitment was made, by its owner's word: with a time zone, UTC if none is named."""
+    made = datetime.fromisoformat(commitment["made"])
+    return made if made.tzinfo else made.replace(tzinfo=timezone.utc)
+
+
 def load_commitment(path: Path) -> dict[str, Any]:
     """Reads a commitment to whatever key.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or a field of it is missing or odd.
     """
     try:
         found = json.loads(path.read_text())
     except OSError as error:
         raise UserError("commitment", f"cannot read {path} ({error.strerror})", "a published commitment") from error
-    except ValueError as error:
-        raise UserError("commitment", f"{path} is no commitment", "the file that commit wrote") from error
-    if not isinstance(found, dict) or found.get("kind") != "commitment" or not isinstance(found.get("sha256"), str):
-        raise UserError("commitment", f"{path} is no commitment", "the file that commit wrote")
-    if type(found.get("schema")) is not int or found["schema"] > SCHEMA:
+    except (ValueError, RecursionError) as error:
+        raise UserError("commitment", f"{path} is no commitment", _RIGHT) from error
+    if not isinstance(found, dict) or found.get("kind") != "commitment":
+        raise UserError("commitment", f"{path} is no commitment", _RIGHT)
+    if type(found.get("schema")) is not int or not 1 <= found["schema"] <= SCHEMA:
         raise UserError("commitment", f"{path} has schema {found.get('schema')!r}", "a newer wmlightning")
+    if lacking := sorted({"of", "sha256", "made"} - set(found)):
+        raise UserError("commitment", f"{path} is no commitment: it lacks {', '.join(lacking)}", _RIGHT)
+    for name, fits in (("of", found["of"] == _OF), ("sha256", _is_digest(found["sha256"])), ("made", _is_time(found))):
+        if not fits:
+            raise UserError("commitment", f"{path} is no commitment: its {name} is odd", _RIGHT)
     return found
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
+
+
+def _is_time(commitment: dict[str, Any]) -> bool:
+    try:
+        time_of(commitment)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -54,5 +55,17 @@ class Interview:
 
     def ask(self, images: Tensor) -> Tensor:
         """Labels of all images: int64 ``(n,)``, -1 also for those that were not asked about any more."""
-        labels = list(self.stream(images))
-        return torch.tensor(labels + [MISSING] * (len(images) - len(labels)), dtype=torch.int64)
+        if self.ended is not None:
+            return torch.full((len(images),), MISSING)
+        try:
+            answers = self._asked.ask(images)
+        except Unreachable as error:
+            self.lose(error)
+            answers = self._asked.known(images)
+        labels = [answer.label for answer in takewhile(lambda answer: answer.asked, answers)]
+        if len(labels) < len(images) and self.ended is None:
+            self.ended = "the budget was spent"
+        self.answered += len(labels)
+        self.silent += labels.count(None)
+        found = [MISSING if label is None else label for label in labels]
+        return torch.tensor(found + [MISSING] * (len(images) - len(found)), dtype=torch.int64)

@@ -36,6 +36,7 @@ from wmlightning.watermarks.triggers import TriggerMaker
 PASSPHRASE = "WML_KEY_PASSPHRASE"  # noqa: S105 (the name of an environment variable)
 _PLAIN, _SEALED = b"WMLKEY1\n", b"WMLKEY1E"
 _LARGEST = 2**31
+_SALT, _NONCE, _TAG = 16, 12, 16
 _SETS = ("trained", "new")
 _PARTS = ("seed", "dataset", "watermark")
 _FIELDS = ("images", "labels", "groups")
@@ -238,7 +239,7 @@ def _digest(tensor: Tensor) -> list[Any]:
 
 def _encrypt(body: bytes, passphrase: str) -> bytes:
     """AES-256-GCM under a key that scrypt makes of the passphrase."""
-    salt, nonce = secrets.token_bytes(16), secrets.token_bytes(12)
+    salt, nonce = secrets.token_bytes(_SALT), secrets.token_bytes(_NONCE)
     sealed: bytes = _cipher(passphrase, salt).encrypt(nonce, body, _SEALED)
     return salt + nonce + sealed
 
@@ -246,11 +247,13 @@ def _encrypt(body: bytes, passphrase: str) -> bytes:
 def _decrypt(body: bytes, passphrase: str | None, path: Path) -> bytes:
     if not passphrase:
         raise UserError("key", f"{path} is encrypted", f"its passphrase in the environment variable {PASSPHRASE}")
-    cipher = _cipher(passphrase, body[:16])
+    if len(body) < _SALT + _NONCE + _TAG:
+        raise UserError("key", f"{path} is too short for an encrypted key", "a copy that is whole")
+    cipher = _cipher(passphrase, body[:_SALT])
     from cryptography.exceptions import InvalidTag
 
     try:
-        found: bytes = cipher.decrypt(body[16:28], body[28:], _SEALED)
+        found: bytes = cipher.decrypt(body[_SALT : _SALT + _NONCE], body[_SALT + _NONCE :], _SEALED)
     except InvalidTag as error:
         raise UserError("key", f"the passphrase does not open {path}", f"the right one in {PASSPHRASE}") from error
     return found

@@ -44,6 +44,7 @@ class Terms:
         sequential: stop as soon as ``alpha`` is reached.
         survival: share of triggers that a stolen model still answers to.
         decoys: share of strangers' triggers that it answers to.
+        settled: whether the triggers were chosen by an earlier call, so that all of them belong to the test.
     """
 
     alpha: float
@@ -52,6 +53,7 @@ class Terms:
     sequential: bool = True
     survival: float = 0.8
     decoys: float = 0.05
+    settled: bool = False
 
     @property
     def missing(self) -> float:
@@ -263,7 +265,7 @@ class DecoyKeys(Question):
             right = f"at least {self.least + 1}, a larger alpha, or a key of several marks"
             raise UserError("budget", wrong, right)
         n = self._enough() if terms.sequential else terms.budget // (self.least + 1)
-        if n < len(triggers):
+        if n < len(triggers) and not terms.settled:
             self.triggers, self.true, self.labels = _first(triggers, n), self.true[:n], self.labels[:n]
 
     def _enough(self) -> int:

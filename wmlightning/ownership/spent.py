@@ -1,18 +1,16 @@
-"""Triggers that suspects have seen: a file beside the key, with their hashes."""
+"""Triggers that suspects have seen, or that are set aside for one: a file beside the key, with their hashes."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from filelock import FileLock
-from torch import Tensor
 
-from wmlightning.data.batches import ImageSet
 from wmlightning.errors import UserError
 from wmlightning.files import write_bytes
-from wmlightning.ownership.transcript import image_digests
 
 
 class Spent:
@@ -25,7 +23,12 @@ class Spent:
     def __init__(self, key: Path) -> None:
         self.path = key.with_suffix(".spent.json")
 
-    def _read(self) -> set[str]:
+    def noted(self) -> set[str]:
+        """Hashes of the triggers that nobody else is to be shown.
+
+        Raises:
+            UserError: if the file is damaged.
+        """
         if not self.path.exists():
             return set()
         try:
@@ -33,23 +36,29 @@ class Spent:
         except (ValueError, TypeError) as error:
             raise UserError("key", f"{self.path} is damaged", "a copy that is whole, or remove it") from error
 
-    def fresh(self, triggers: ImageSet, transcript: Path) -> Tensor:
-        """Which triggers no other suspect has seen: int64. This one may be asked again: it knows them already.
+    def reserve(self, triggers: Iterable[str]) -> None:
+        """Sets triggers aside before the first of them leaves: a kill then cannot make one pass for unseen.
 
         Raises:
-            UserError: if none is left.
+            UserError: if another verification has taken one of them meanwhile.
         """
-        spent = self._read()
-        ours = transcript.read_text() if transcript.exists() else ""
-        digests = image_digests(triggers.images)
-        fresh = [i for i, digest in enumerate(digests) if digest not in spent or digest in ours]
-        if not fresh:
-            raise UserError("triggers", f"all {len(triggers)} are spent, see {self.path}", "the other kind of triggers")
-        return torch.tensor(fresh, dtype=torch.int64)
+        wanted = set(triggers)
+        with self._changing() as noted:
+            if wanted & noted:
+                wrong = f"{self.path} changed while this verification was planned"
+                raise UserError("key", wrong, "the same command again")
+            noted |= wanted
 
-    def add(self, triggers: ImageSet, shown: set[str]) -> None:
-        """Notes which of the key's triggers were shown, by the hashes of all images that were."""
-        new = shown.intersection(image_digests(triggers.images))
+    def release(self, triggers: Iterable[str]) -> None:
+        """Gives back triggers that no suspect has seen."""
+        with self._changing() as noted:
+            noted -= set(triggers)
+
+    @contextmanager
+    def _changing(self) -> Iterator[set[str]]:
         with FileLock(self.path.with_name(f".{self.path.name}.lock")):  # others may be verifying with this key
-            content = json.dumps(sorted(self._read() | new)) + "\n"
-            write_bytes(self.path, content.encode(), private=True)
+            before = self.noted()
+            after = set(before)
+            yield after
+            if after != before:
+                write_bytes(self.path, (json.dumps(sorted(after)) + "\n").encode(), private=True)

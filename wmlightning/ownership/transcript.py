@@ -1,9 +1,9 @@
 """What a suspect was asked and what it answered: written down as it happens, so that nothing is asked twice.
 
-A transcript is a file of JSON lines. The first names the suspect. Before images leave, a line says which, by the hash
-of their bytes, for the images are secret; when they are answered, another says what came back, together for those that
-came together in the same way. Every image that leaves counts against the budget, whether it is answered, lost or sent
-again. A kill loses no line; the last may tear.
+A transcript is a file of JSON lines. The first names the suspect; before the first query another says what is planned.
+Before images leave, a line says which, by the hash of their bytes, for the images are secret; when they are answered,
+another says what came back, together for those that came together in the same way. Every image that leaves counts
+against the budget, whether it is answered, lost or sent again. A kill loses no line; the last may tear.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
 from filelock import FileLock, Timeout
@@ -31,9 +31,9 @@ from wmlightning.ownership.suspects.base import NOT_ASKED, Answer, Batch, Shape,
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-SCHEMA = 2
+SCHEMA = 3
 #: What a power cut may lose. Each batch costs a few milliseconds to bring to the disk, which a fast local model feels.
-SYNC_SECONDS = 0.25
+SYNC_SECONDS = 1.0
 
 
 def image_digest(image: Tensor) -> str:
@@ -44,12 +44,17 @@ def image_digest(image: Tensor) -> str:
 def image_digests(images: Tensor) -> list[str]:
     """Names of uint8 images ``(n, c, h, w)``."""
     head = hashlib.sha256(f"uint8 {'x'.join(map(str, images.shape[1:]))}\n".encode())
+    rows = images.contiguous().numpy().reshape(-1).data
+    size = images[0].numel() if len(images) else 1
     found = []
-    for image in images.contiguous().numpy():
+    for first in range(0, len(rows), size):
         digest = head.copy()
-        digest.update(image.data)
+        digest.update(rows[first : first + size])
         found.append(digest.hexdigest())
     return found
+
+
+_NOT_ASKED = Answer(missing=NOT_ASKED, attempt=0)
 
 
 class Transcript:
@@ -62,6 +67,8 @@ class Transcript:
     Attributes:
         answers: by the image's hash.
         sent: how often each image left.
+        plan: what was settled before the first query, if it was noted.
+        done: whether all that the plan asks for was asked.
 
     Raises:
         UserError: if the file belongs to another suspect, was altered, or is being written by another process.
@@ -71,7 +78,9 @@ class Transcript:
         self.path = path
         self.answers: dict[str, Answer] = {}
         self.sent: Counter[str] = Counter()
-        self._synced = 0.0
+        self.plan: dict[str, Any] | None = None
+        self.done = False
+        self._synced = time.monotonic()
         self._lock = FileLock(path.with_name(f".{path.name}.lock"))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +132,10 @@ class Transcript:
             self.sent.update(map(str, entry["sent"]))
         elif "unsent" in entry:
             self.sent.subtract(map(str, entry["unsent"]))
+        elif "plan" in entry:
+            self.plan, self.done = dict(entry["plan"]), False
+        elif "done" in entry:
+            self.done = True
         else:
             why, images, labels = entry["missing"], entry["images"], entry["labels"]
             kinds = {type(label) for label in labels}
@@ -147,8 +160,23 @@ class Transcript:
         self._lock.release()
 
 
+def planned(path: Path) -> dict[str, Any] | None:
+    """The plan of a transcript that is not open, if images left under it; a damaged one tells when it is opened."""
+    plan, begun = None, False
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(entry, dict):
+            plan, begun = entry.get("plan", plan), begun or "sent" in entry
+    return plan if begun and isinstance(plan, dict) else None
+
+
 class Recorded:
     """A suspect with a memory and a budget: the way to ask one. Use it in a ``with`` statement, which opens it.
+
+    A suspect with a transcript is contacted when something must be sent: what it answered can be read without it.
 
     Args:
         suspect: whom to ask.
@@ -171,18 +199,21 @@ class Recorded:
         self.budget = None if budget is None else setting(budget, "budget", int, 0)
         self._task = shape, n_classes
         self._file: Transcript | None = None
+        self._met = False
         self._sent: Counter[str] = Counter()
         self._answers: dict[str, Answer] = {}
         self._open: WeakSet[Generator[Batch, None, None]] = WeakSet()
         self._guard = threading.Lock()  # images leave from one thread and answers are written by another
 
     def __enter__(self) -> Self:
-        """Opens suspect and transcript.
+        """Opens the transcript, or the suspect if there is none.
 
         Raises:
             UserError: see :meth:`Suspect.open` and :class:`Transcript`.
         """
-        self.suspect.open(*self._task)
+        self._met = False
+        if self.path is None or not self.path.exists():
+            self._meet()
         if self.path is not None:
             self._file = Transcript(self.path, self.suspect.identity())
             self._sent, self._answers = self._file.sent, self._file.answers
@@ -195,6 +226,11 @@ class Recorded:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _meet(self) -> None:
+        if not self._met:
+            self.suspect.open(*self._task)
+            self._met = True
 
     @property
     def name(self) -> str:
@@ -211,6 +247,23 @@ class Recorded:
         """Hashes of the images that the suspect has seen, see :func:`image_digest`: as triggers they are spent."""
         return {digest for digest, times in self._sent.items() if times > 0}
 
+    @property
+    def done(self) -> bool:
+        """Whether all that the plan asks for was asked."""
+        return self._file is not None and self._file.done
+
+    def agree(self, plan: dict[str, Any]) -> None:
+        """Notes what is planned, unless that is what the transcript says."""
+        if self._file is not None and self._file.plan != plan:
+            self._file.write([{"plan": plan, "time": _now()}])
+            self._file.plan, self._file.done = plan, False
+
+    def finish(self) -> None:
+        """Notes that all was asked that is planned."""
+        if self._file is not None and not self._file.done:
+            self._file.write([{"done": True, "time": _now()}])
+            self._file.done = True
+
     def answer(self, image: Tensor) -> Answer | None:
         """What it said to an image, if it was asked and answered."""
         return self._answers.get(image_digest(image))
@@ -222,7 +275,11 @@ class Recorded:
 
     def ask(self, images: Tensor) -> list[Answer]:
         """An answer for each image, in their order; see :meth:`stream`."""
-        return list(self.stream(images))
+        digests = image_digests(images)
+        with closing(self._fetched(images, digests)) as arrivals:
+            for _ in arrivals:
+                pass
+        return self._known(digests)
 
     def stream(self, images: Tensor) -> Generator[Answer, None, None]:
         """Asks about uint8 images ``(n, c, h, w)`` and gives their answers in their order, one after the other.
@@ -236,25 +293,37 @@ class Recorded:
             UserError: if the first reply shows that the config is wrong.
         """
         digests = image_digests(images)
-        places = {digest: i for i, digest in reversed(list(enumerate(digests)))}  # the first place of each
-        todo = sorted(i for digest, i in places.items() if digest not in self._answers)
-        asked = [digests[i] for i in todo]
-        batches = self.suspect.stream(images[todo], _Ledger(self, asked))
-        self._open.add(batches)
-        with closing(batches):
+        with closing(self._fetched(images, digests)) as arrivals:
             for digest in digests:
-                while digest not in self._answers and asked:
-                    try:
-                        batch = next(batches, None)
-                    except Unreachable as error:
-                        answered = sum(digest in self._answers for digest in digests)
-                        raise Unreachable(error.why, answered) from error
-                    if batch is None:
-                        asked = []
-                    else:
-                        self._keep(batch, asked, tuple(images.shape[1:]))
-                answer = self._answers.get(digest)
-                yield Answer(missing=NOT_ASKED, attempt=0) if answer is None else answer
+                while digest not in self._answers and next(arrivals, False):
+                    pass
+                yield self._answers.get(digest, _NOT_ASKED)
+
+    def known(self, images: Tensor) -> list[Answer]:
+        """Like :meth:`ask`, without asking."""
+        return self._known(image_digests(images))
+
+    def _known(self, digests: list[str]) -> list[Answer]:
+        return [self._answers.get(digest, _NOT_ASKED) for digest in digests]
+
+    def _fetched(self, images: Tensor, digests: list[str]) -> Generator[Literal[True], None, None]:
+        """Asks about what has no answer, each image once, and stops for breath after each batch that was kept."""
+        places = dict(zip(reversed(digests), range(len(digests) - 1, -1, -1), strict=True))  # the first place of each
+        todo = sorted(i for digest, i in places.items() if digest not in self._answers)
+        if not todo:
+            return
+        asked = [digests[i] for i in todo]
+        try:
+            self._meet()
+            batches = self.suspect.stream(images if len(todo) == len(images) else images[todo], _Ledger(self, asked))
+            self._open.add(batches)
+            with closing(batches):
+                for batch in batches:
+                    self._keep(batch, asked, tuple(images.shape[1:]))
+                    yield True
+        except Unreachable as error:
+            answered = sum(digest in self._answers for digest in digests)
+            raise Unreachable(error.why, answered) from error
 
     def _keep(self, batch: Batch, digests: list[str], shape: tuple[int, ...]) -> None:
         alike: dict[Any, Batch] = {}

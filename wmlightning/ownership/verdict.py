@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import asdict, dataclass, field
+import json
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,12 +105,31 @@ class Verdict:
             lines.append(f"  cross-check: {self.null_models}")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
-    def write(self, folder: Path) -> None:
-        """Writes ``verdict.json``, ``verdict.txt`` and ``report.html``."""
+    def write(self, folder: Path) -> Verdict:
+        """Writes ``verdict.json``, ``verdict.txt`` and ``report.html``, unless a better verdict is there.
+
+        Returns:
+            This one, with a note if another stands.
+        """
         folder.mkdir(parents=True, exist_ok=True)
+        if (other := self._outdone_by(folder / VERDICT)) is not None:
+            return replace(self, notes=[*self.notes, f"The verdict that was reached before stands: {other}."])
         write_bytes(folder / "report.html", self.html().encode())
         write_bytes(folder / "verdict.txt", (self.text() + "\n").encode())
         write_json(folder / VERDICT, {"kind": "verify", "schema": VERDICT_SCHEMA, **asdict(self)})
+        return self
+
+    def _outdone_by(self, path: Path) -> str | None:
+        """What was decided before, if this says less of the same: nothing is lost because a suspect is gone."""
+        try:
+            other = json.loads(path.read_text())
+            same = all(other[name] == getattr(self, name) for name in ("suspect", "commitment"))
+            alike = all(other[name] == getattr(self, name) for name in ("test", "alpha"))
+            decided = EXIT_CODES[other["decision"]]
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return None  # none, or none of ours
+        reached = decided < self.exit_code and (alike or self.decision == "cannot tell")
+        return str(other["decision"]) if same and reached else None
 
     def html(self) -> str:
         """One page of evidence: complete in itself, with nothing secret unless a sample was asked for."""

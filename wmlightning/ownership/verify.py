@@ -2,92 +2,32 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from wmlightning.config import plain, setting
+from wmlightning.data.source import Source
 from wmlightning.errors import UserError
-from wmlightning.files import write_bytes
 from wmlightning.loggers import log_verdict, make_loggers
-from wmlightning.ownership.choice import choose, triggers_of
-from wmlightning.ownership.commitment import read_commitment
-from wmlightning.ownership.interview import Interview
-from wmlightning.ownership.key import Key, read_key
-from wmlightning.ownership.questions import Question, Terms
+from wmlightning.ownership.age import age_of
+from wmlightning.ownership.asking import Claim, ask
+from wmlightning.ownership.choice import triggers_of
+from wmlightning.ownership.decision import verdict_of
+from wmlightning.ownership.key import read_key
+from wmlightning.ownership.questions import Terms
+from wmlightning.ownership.shares import Dealer, Share
 from wmlightning.ownership.spent import Spent
-from wmlightning.ownership.statistics.result import TestResult, holm
-from wmlightning.ownership.suspects.base import Suspect, Unreachable
+from wmlightning.ownership.statistics.result import holm
+from wmlightning.ownership.suspects.base import Suspect
 from wmlightning.ownership.suspects.network import Network
 from wmlightning.ownership.suspects.several import suspects_of
-from wmlightning.ownership.timestamp import verified_time
-from wmlightning.ownership.transcript import Recorded
-from wmlightning.ownership.verdict import Decision, Verdict, estimated, trigger_sample
+from wmlightning.ownership.verdict import Verdict
 from wmlightning.results.privacy import public
-from wmlightning.secret import Secret
-from wmlightning.watermarks.triggers import TriggerMaker
-
-#: With fewer answers than this share of what was asked, silence explains too much.
-_ANSWERED = 0.5
-_SHOWN = "The suspect has seen the triggers it was asked about: they are spent, and the next dispute takes others."
-_UNCOMMITTED = "No published commitment was given: the key may be younger than the suspect."
-_UNSTAMPED = "When the commitment was made is its owner's word: no time stamp was given."
-
-
-@dataclass(frozen=True)
-class _Claim:
-    """What the verifier goes by: the same for all suspects.
-
-    Attributes:
-        key: that was checked.
-        maker: what made its triggers.
-        committed: when its commitment was made, by the owner's word, or ``None``.
-        stamped: the time that an authority vouches for, and which one, or ``None``.
-        terms: level and limits for each suspect.
-        alpha: level for all of them together.
-        innocents: null models.
-        several: whether there are other suspects, which are asked although this one cannot be.
-        show: whether triggers may stand in the report.
-    """
-
-    key: Key
-    maker: TriggerMaker
-    committed: str | None
-    stamped: str | None
-    terms: Terms
-    alpha: float
-    innocents: list[Network]
-    several: bool
-    show: bool
-
-    def opened(self, suspect: Suspect, transcript: Path | None) -> Recorded:
-        source = self.maker.source
-        return Recorded(suspect, transcript, self.terms.budget, source.shape, len(source.classes))
-
-
-@dataclass(frozen=True)
-class _Finding:
-    """One suspect's answers, and what they are worth.
-
-    Attributes:
-        out: folder of the suspect.
-        asked: the suspect.
-        question: what it was asked.
-        interview: how that went.
-        result: of the test.
-        null_p: p-values of the null models in the same test.
-    """
-
-    out: Path
-    asked: Recorded
-    question: Question
-    interview: Interview
-    result: TestResult
-    null_p: list[float]
 
 
 def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> list[Verdict]:
@@ -111,22 +51,24 @@ def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> lis
     loggers = [make_loggers(cfg, out, public(s.name), "verify") for s, out in zip(suspects, folders, strict=True)]
     terms = _terms(options, len(suspects))
     key = read_key(path)
-    committed, stamped = _published(options, key)
+    age = age_of(options, key)
     maker = key.check(options["data_dir"], options["trust"])
-    innocents = _null_models(options["null_models"], options["trust"])
-    several, show = len(suspects) > 1, options["show_triggers"]
-    claim = _Claim(key, maker, committed, stamped, terms, options["alpha"], innocents, several, show)
+    innocents = _null_models(options, maker.source)
+    several, spent = len(suspects) > 1, Spent(path)
+    claim = Claim(key, maker, age, terms, options["alpha"], innocents, several, options["show_triggers"], spent)
     triggers, true = triggers_of(key, maker, options["triggers"])
-    spent, found = Spent(path), []
-    for suspect, out in zip(suspects, folders, strict=True):
-        fresh = spent.fresh(triggers, _transcript(out))
-        question = choose(maker, triggers, true, fresh, terms, _strangers(out))
-        tell(estimated(question.estimate(), terms.alpha, terms.survival))
-        found.append(_put(claim, suspect, question, out, spent))
+    dealer = Dealer(key.commitment(), maker, triggers, true, terms, spent)
+    shares = dealer.deal(folders)
+    found = []
+    for suspect, share, out in zip(suspects, shares, folders, strict=True):
+        if isinstance(share, Share):
+            tell(share.estimate)
+        found.append(ask(claim, suspect, share, out))
+        bound = min(1.0, len(suspects) * found[-1].result.p_value)  # whatever comes of the others; written at once
+        verdict_of(claim, found[-1], bound).write(out)
     adjusted = holm([finding.result.p_value for finding in found])
-    verdicts = [_verdict(claim, finding, p) for finding, p in zip(found, adjusted, strict=True)]
-    for finding, verdict in zip(found, verdicts, strict=True):
-        verdict.write(finding.out)
+    verdicts = [verdict_of(claim, finding, p) for finding, p in zip(found, adjusted, strict=True)]
+    verdicts = [verdict.write(out) for verdict, out in zip(verdicts, folders, strict=True)]
     for ours, verdict in zip(loggers, verdicts, strict=True):  # last: a logger that fails costs no verdict
         log_verdict(ours, asdict(verdict))
     return verdicts
@@ -138,20 +80,6 @@ def exit_code(verdicts: list[Verdict]) -> int:
     return next(code for code in (0, 2, 1) if code in codes)
 
 
-def _published(options: dict[str, Any], key: Key) -> tuple[str | None, str | None]:
-    """When the commitment was made, and when it is proven to have existed."""
-    if not options["commitment"]:
-        if options["timestamp"]:
-            raise UserError("timestamp", "there is no commitment that it could be of", "commitment=FILE")
-        return None, None
-    commitment = Path(options["commitment"]).expanduser()
-    made = str(read_commitment(commitment, key)["made"])
-    if not options["timestamp"]:
-        return made, None
-    roots = [Path(root).expanduser() for root in options["timestamp_ca"]]
-    return made, str(verified_time(commitment, Path(options["timestamp"]).expanduser(), roots))
-
-
 def _check_kinds(options: dict[str, Any]) -> None:
     """What YAML lets a user type, and nobody means."""
     if isinstance(options["timestamp_ca"], str):
@@ -159,6 +87,7 @@ def _check_kinds(options: dict[str, Any]) -> None:
     kinds: dict[str, tuple[tuple[Any, ...], str]] = {
         **dict.fromkeys(("key", "data_dir"), ((str,), "the name of a file or folder")),
         **dict.fromkeys(("commitment", "timestamp", "out"), ((str, type(None)), "a name, in quotes if it is a number")),
+        "suspect_since": ((str, type(None)), "a date, such as 2025-12-31"),
         **dict.fromkeys(("suspects", "null_models", "timestamp_ca", "trust"), ((list,), "a list: [A, B]")),
         **dict.fromkeys(("sequential", "show_triggers"), ((bool,), "true or false")),
         "expect": ((dict,), "{survival: 0.8, decoys: 0.05}"),
@@ -170,12 +99,13 @@ def _check_kinds(options: dict[str, Any]) -> None:
         raise UserError("triggers", f"{options['triggers']!r} is unknown", "new or trained")
 
 
-def _null_models(folders: list[Any], trust: list[str]) -> list[Network]:
-    """Opened once, so that a mistake shows before a trigger is spent."""
-    found = [Network(str(folder), trust=trust) for folder in folders]
+def _null_models(options: dict[str, Any], source: Source) -> list[Network]:
+    """Opened and tried, so that a mistake shows before a trigger is spent."""
+    found = [Network(str(folder), trust=options["trust"]) for folder in options["null_models"]]
     for network in found:
         try:
-            network.open()
+            network.open(source.shape, len(source.classes))
+            network.ask(torch.zeros((1, *source.shape), dtype=torch.uint8))
         except UserError as error:
             raise UserError("null_models", *map(str, error.args[1:])) from error
     return found
@@ -204,108 +134,3 @@ def _folders(suspects: list[Suspect], key: Path, out: str | None) -> list[Path]:
     if out is None:
         return [key.with_suffix(f".{name}") for name in names]
     return [Path(out)] if len(names) == 1 else [Path(out) / name for name in names]
-
-
-def _transcript(out: Path) -> Path:
-    return out / "transcript.jsonl"
-
-
-def _strangers(out: Path) -> Secret:
-    """The verifier's own secret, kept with the transcript: going on asks about the same decoys."""
-    path = out / "decoys.secret"
-    if not path.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, secrets.token_bytes(32), private=True)
-    content = path.read_bytes()
-    if len(content) != 32:
-        raise UserError("out", f"{path} is damaged", "another folder")
-    return Secret(content)
-
-
-def _put(claim: _Claim, suspect: Suspect, question: Question, out: Path, spent: Spent) -> _Finding:
-    asked = claim.opened(suspect, _transcript(out))
-    interview = Interview(asked)
-    try:
-        with asked:
-            try:
-                result = question.put(interview)
-            finally:  # what left this machine has been seen, whatever came back
-                spent.add(question.triggers, asked.shown)
-    except UserError as error:  # at the first contact: nothing was asked
-        if not isinstance(error, Unreachable) and not claim.several:
-            raise
-        interview.lose(error)
-        result = question.put(interview)
-    null_p = []
-    for innocent in claim.innocents:
-        with claim.opened(innocent, None) as null:
-            null_p.append(question.put(Interview(null)).p_value)
-    return _Finding(out, asked, question, interview, result, null_p)
-
-
-def _verdict(claim: _Claim, found: _Finding, adjusted: float) -> Verdict:
-    question, result, terms = found.question, found.result, claim.terms
-    decision, reason = _decision(found, adjusted, claim.alpha, terms.alpha)
-    estimate = question.estimate()
-    return Verdict(
-        decision,
-        reason,
-        found.asked.name,
-        claim.key.commitment(),
-        claim.committed,
-        result.test,
-        result.assumption,
-        claim.alpha,
-        result.p_value,
-        result.e_value,
-        queries=found.asked.queries,
-        triggers=result.n,
-        matches=result.matches,
-        missing=result.n_missing,
-        interval=result.interval,
-        estimate=estimated(estimate, terms.alpha, terms.survival),
-        stopped=_stopped(found, terms),
-        details=result.details,
-        p_adjusted=adjusted if claim.several else None,
-        null_models=_beside(found),
-        stamped=claim.stamped,
-        notes=[_SHOWN, *_doubts(claim)],
-        sample=trigger_sample(question.triggers, found.asked) if claim.show else [],
-    )
-
-
-def _doubts(claim: _Claim) -> list[str]:
-    if claim.committed is None:
-        return [_UNCOMMITTED]
-    return [] if claim.stamped else [_UNSTAMPED]
-
-
-def _stopped(found: _Finding, terms: Terms) -> str:
-    if found.interview.ended is not None:
-        return found.interview.ended
-    if not terms.sequential:
-        return "all that was planned"
-    return "the level was reached" if found.result.p_value <= terms.alpha else "no further query could have decided"
-
-
-def _beside(found: _Finding) -> str | None:
-    """How the null models fared: a cross-check, for it assumes more than the test."""
-    if not found.null_p:
-        return None
-    as_good = sum(p <= found.result.p_value for p in found.null_p)
-    rank = (1 + as_good) / (1 + len(found.null_p))
-    return f"{as_good} of {len(found.null_p)} models made without the key come out as well: p = {rank:.3g} by rank"
-
-
-def _decision(found: _Finding, p: float, alpha: float, level: float) -> tuple[Decision, str]:
-    if p <= alpha:
-        return "owned", f"A model made without this key would answer so with a probability of {p:.2g} at the most."
-    if (best := found.question.best_p()) > level:
-        wrong = f"Even if every trigger had matched, p would be {best:.2g}"
-        return "cannot tell", f"{wrong}: ask for more, or use a larger alpha."
-    interview = found.interview
-    if interview.ended is not None:
-        return "cannot tell", f"It was not asked about all that could decide: {interview.ended}."
-    if interview.silent > (1 - _ANSWERED) * interview.answered:
-        return "cannot tell", f"{100 * interview.silent / interview.answered:.0f} % of the images had no usable answer."
-    return "not shown", "The suspect answers to the triggers as a model made without the key may."

@@ -86,4 +86,4 @@ def model_file(path: Any, key: str = "suspect.path") -> Path:
 
 def file_identity(kind: str, path: Path, *settings: Any) -> dict[str, Any]:
     """A file is what it holds, wherever it lies, and how that is read."""
-    return {"kind": kind, "name": path.name, "sha256": file_digest(path), "reading": reading(*settings)}
+    return {"kind": kind, "name": path.name, "sha256": file_digest(model_file(path)), "reading": reading(*settings)}

@@ -1,0 +1,492 @@
+"""What is settled before the first query holds: one look, one plan, no trigger forgotten, no verdict lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from tests.conftest import REPO, environment
+from tests.ownership.services import Call, Reply, serving
+from wmlightning.errors import UserError
+from wmlightning.job import prepare
+from wmlightning.ownership.commitment import commitment_of, write_commitment
+from wmlightning.ownership.key import Key, keep_key, read_key
+from wmlightning.ownership.statistics.result import ASSUMPTIONS, NULL_MODELS
+from wmlightning.ownership.suspects.base import Answer as SuspectsAnswer
+from wmlightning.ownership.suspects.base import Unreachable
+from wmlightning.ownership.suspects.function import Function
+from wmlightning.ownership.transcript import image_digest
+from wmlightning.ownership.verdict import Verdict
+from wmlightning.ownership.verify import verify
+from wmlightning.secret import Secret
+from wmlightning.store import Run
+
+Images = npt.NDArray[np.uint8]
+Answer = Callable[[Images], list[int]]
+TASK = ("dataset=procedural", "++dataset.source.n_train=600", "++dataset.source.n_test=400", "watermark.negatives=0")
+KEYS = {
+    "marks": ("watermark.n_marks=4", "watermark.n_triggers=120"),
+    "random": ("watermark.label=random", "watermark.n_triggers=120"),
+    "decoys": ("watermark.n_triggers=40",),
+}
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keys whose models nobody trained: suspects here are functions that know them, or do not."""
+    folder = tmp_path_factory.mktemp("keys")
+    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        for name, options in KEYS.items():
+            job = prepare(compose("train", [f"runs_dir={folder}", *TASK, *options]), secret=Secret(b"k" * 32))
+            keep_key(job, folder / f"{name}.key")
+    return folder
+
+
+@pytest.fixture
+def place(keys: Path, tmp_path: Path) -> Path:
+    for name in KEYS:
+        (tmp_path / f"{name}.key").write_bytes((keys / f"{name}.key").read_bytes())
+    return tmp_path
+
+
+@pytest.fixture
+def ask(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Verdict]]:
+    """Verifies a key against functions."""
+
+    def go(key: str, suspects: dict[str, Answer], *overrides: str) -> list[Verdict]:
+        module = type(sys)("made_up")
+        for name, answer in suspects.items():
+            setattr(module, name, answer)
+        module.Cable = Cable  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "made_up", module)
+        listed = ",".join(f"{{function: 'made_up:{name}'}}" for name in suspects)
+        which = [f"suspects=[{listed}]"] if len(suspects) > 1 else [f"suspect.function=made_up:{next(iter(suspects))}"]
+        typed = [f"key={place / key}.key", f"out={place / 'out'}", "suspect=callable", "suspect.batch_size=5"]
+        typed.append("suspect._target_=made_up.Cable")
+        with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+            return verify(compose("verify", [*typed, *which, *overrides]))
+
+    return go
+
+
+def knowing(key: Key) -> Answer:
+    """Answers the key's triggers as the owner wishes, and everything else as one that does not know it."""
+    known = {
+        image_digest(image): int(label)
+        for part in (key.trained, key.new)
+        for image, label in zip(part.images, part.labels, strict=True)
+    }
+    return lambda images: [known.get(image_digest(torch.from_numpy(image)), 0) for image in images]
+
+
+class Cable(Function):
+    """A function that can be out of reach."""
+
+    def ask(self, images: torch.Tensor) -> list[SuspectsAnswer]:
+        left = getattr(self._call, "left", None)
+        if left is not None:
+            left[0] -= len(images)
+            if left[0] < 0:
+                raise Unreachable("the cable was cut")
+        return super().ask(images)
+
+
+def dying(answer: Answer, after: int) -> Answer:
+    """Cannot be reached any more after so many images."""
+
+    def go(images: Images) -> list[int]:
+        return answer(images)
+
+    go.left = [after]  # type: ignore[attr-defined]
+    return go
+
+
+def sent(out: Path) -> list[str]:
+    lines = (out / "transcript.jsonl").read_text().splitlines()
+    return [digest for line in lines for digest in json.loads(line).get("sent", ())]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.suffix != ".lock"}
+
+
+# -- one look --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["marks", "random", "decoys"])
+def test_a_test_of_fixed_size_does_not_look_before_the_end(
+    ask: Callable[..., list[Verdict]], place: Path, key: str
+) -> None:
+    """Not at a suspect that is gone, nor where the budget ends: not even if what came would do."""
+    owned = knowing(read_key(place / f"{key}.key"))
+    options = ("sequential=false", "alpha=0.05", "queries=40", "budget=410")
+    before = {"marks": 35, "random": 35, "decoys": 395}[key]
+    (verdict,) = ask(key, {"suspect": dying(owned, before)}, *options)
+    assert (verdict.decision, verdict.p_value) == ("cannot tell", 1.0), verdict.text()
+    assert "the cable was cut" in verdict.reason
+    (verdict,) = ask(key, {"suspect": owned}, *options)
+    assert verdict.decision == "owned", verdict.text()
+
+
+def test_a_budget_that_ends_a_test_of_fixed_size(ask: Callable[..., list[Verdict]], place: Path) -> None:
+    owned = knowing(read_key(place / "marks.key"))
+    (verdict,) = ask("marks", {"suspect": owned}, "sequential=false", "queries=40", "budget=39")
+    assert (verdict.decision, verdict.p_value, verdict.queries) == ("cannot tell", 1.0, 39)
+    (verdict,) = ask("marks", {"suspect": owned}, "sequential=false", "queries=40", "budget=50")
+    assert (verdict.decision, verdict.queries) == ("owned", 40), "a larger budget is no other plan"
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+@pytest.mark.parametrize("key", ["marks", "random"])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("queries=60", "queries=40, now it is 60"),
+        ("queries=20", "queries=40, now it is 20"),
+        ("alpha=0.01", r"alpha \(for each suspect\)=0.001, now it is 0.01"),
+        ("sequential={other}", "sequential="),
+        ("triggers=trained", "is about other triggers"),
+    ],
+)
+def test_another_plan_is_refused(
+    ask: Callable[..., list[Verdict]], place: Path, key: str, sequential: bool, change: str, named: str
+) -> None:
+    """It would be one more look at the same answers. Nothing is asked for it, and nothing written."""
+    if key == "random" and ("triggers" in change or (sequential and change == "queries=60")):
+        pytest.skip("no other plan: such a key shows trained triggers, and the test goes on: see below")
+    options = ("queries=40", "alpha=0.001", f"sequential={sequential}")
+    ask(key, {"suspect": lambda images: [3] * len(images)}, *options)
+    before = files(place)
+    calls: list[int] = []
+    with pytest.raises(UserError, match=rf"^transcript: .*{named}") as caught:
+        ask(key, {"suspect": lambda images: calls.append(1) or [3]}, *options, change.format(other=not sequential))  # type: ignore[func-returns-value]
+    assert "\n" not in str(caught.value)
+    assert (files(place), calls) == (before, [])
+
+
+def test_another_key_needs_another_folder(ask: Callable[..., list[Verdict]]) -> None:
+    innocent = {"suspect": lambda images: [3] * len(images)}
+    ask("marks", innocent)
+    with pytest.raises(UserError, match=r"^transcript: .*(other triggers|key=)"):
+        ask("random", innocent)
+
+
+def test_a_test_in_rounds_goes_on_where_stakes_do_not_depend_on_how_many_follow(
+    ask: Callable[..., list[Verdict]], place: Path
+) -> None:
+    """Prolonged, its path is the one that a longer plan would have gone from the start."""
+    key = read_key(place / "random.key")
+    owned, draw = knowing(key), np.random.default_rng(3)
+    weak = {image_digest(image): bool(draw.random() < 0.3) for image in key.trained.images}
+
+    def fading(images: Images) -> list[int]:
+        pairs = zip(images, owned(images), strict=True)
+        return [label if weak[image_digest(torch.from_numpy(image))] else (label + 1) % 10 for image, label in pairs]
+
+    (short,) = ask("random", {"suspect": fading}, "queries=10")
+    assert short.decision == "not shown", short.text()
+    asked = sent(place / "out")
+    (longer,) = ask("random", {"suspect": fading}, "queries=100")
+    assert sent(place / "out")[: len(asked)] == asked
+    assert len(set(sent(place / "out"))) == len(sent(place / "out"))
+    (again,) = ask("random", {"suspect": fading}, "queries=100")
+    assert (again.p_value, again.triggers) == (longer.p_value, longer.triggers)
+    with pytest.raises(UserError, match=r"^transcript: .*queries=100, now it is 10"):
+        ask("random", {"suspect": fading}, "queries=10")
+
+
+def test_nothing_is_asked_where_no_answer_could_decide(ask: Callable[..., list[Verdict]], place: Path) -> None:
+    """No trigger is shown in vain, and asking for more is then no other plan."""
+    owned = knowing(read_key(place / "marks.key"))
+    (verdict,) = ask("marks", {"suspect": owned}, "queries=2")
+    assert (verdict.decision, verdict.queries) == ("cannot tell", 0)
+    assert "Even if every trigger had matched" in verdict.reason
+    assert not (place / "marks.spent.json").exists()
+    (verdict,) = ask("marks", {"suspect": owned}, "queries=40")
+    assert verdict.decision == "owned"
+
+
+# -- spent -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_triggers_are_spent_however_the_process_ends(place: Path, kill: int) -> None:
+    """They are on the disk before they leave; decoys are not among them."""
+    key = read_key(place / "decoys.key")
+    reached, arrived = threading.Event(), list[bytes]()
+
+    def slow(call: Call) -> Reply:
+        if call.method == "GET":
+            return Reply(status=404)
+        arrived.extend(json.loads(call.body)["image"])
+        if len(arrived) >= 25:
+            reached.set()
+            time.sleep(5)
+        return Reply({"labels": [0] * len(json.loads(call.body)["image"])})
+
+    with serving(slow) as service:
+        typed = [
+            f"key={place / 'decoys.key'}",
+            f"out={place / 'out'}",
+            "suspect=json_api",
+            f"suspect.url={service.url}",
+        ]
+        typed += ["suspect.image={path: image, kind: list, many: true}", "suspect.answer={path: labels}"]
+        typed += ["suspect.batch_size=5", "suspect.http.concurrency=1", "suspect.pixels.kind=byte"]
+        typed += ["alpha=0.05", "queries=10", "budget=600", "sequential=false"]
+        process = subprocess.Popen(
+            [sys.executable, str(REPO / "verify.py"), *typed],
+            cwd=place,
+            env=environment(place, PYTHONPATH=str(REPO), WML_DATA_DIR=os.environ.get("WML_DATA_DIR", str(place))),
+        )
+        assert reached.wait(120)
+        process.send_signal(kill)
+        process.wait()
+    pixels = {json.dumps(image) for image in arrived}
+    shown = {image_digest(i) for i in key.new.images if json.dumps(i.tolist()) in pixels}
+    noted = set(json.loads((place / "decoys.spent.json").read_text()))
+    assert len(shown) == 10
+    assert noted == shown, "these triggers, and no decoy"
+
+
+def test_set_aside_triggers_come_back(ask: Callable[..., list[Verdict]], place: Path) -> None:
+    """Of a test that ended early, only what was shown is spent; of one that is to go on, all."""
+    owned = knowing(read_key(place / "marks.key"))
+    ask("marks", {"suspect": dying(owned, 5)}, "queries=40")
+    noted = set(json.loads((place / "marks.spent.json").read_text()))
+    assert len(noted) == 40, "others are not shown what this one is still to be asked"
+    ask("marks", {"suspect": owned}, "queries=40", f"out={place / 'other'}")
+    assert not set(sent(place / "other")) & noted
+    (verdict,) = ask("marks", {"suspect": owned}, "queries=40")
+    assert verdict.decision == "owned"
+    shown = {*sent(place / "out"), *sent(place / "other")}
+    assert set(json.loads((place / "marks.spent.json").read_text())) == shown
+    assert len(shown) < 40
+
+
+# -- null models -----------------------------------------------------------------------------------------------------
+
+
+def test_null_models_of_another_shape_cost_no_trigger(
+    ask: Callable[..., list[Verdict]], place: Path, stored: Run
+) -> None:
+    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        options = (*TASK, *KEYS["marks"], "++dataset.source.shape=[3,16,16]")
+        job = prepare(compose("train", [f"runs_dir={place}", *options]), secret=Secret(b"k" * 32))
+    keep_key(job, place / "small.key")
+    calls: list[int] = []
+    with pytest.raises(UserError, match=r"^null_models: .*takes 1x28x28 images; the key's are 3x16x16"):
+        ask("small", {"suspect": lambda images: calls.append(1) or [0]}, f"null_models=[{stored.folder}]")  # type: ignore[func-returns-value]
+    assert not calls
+    assert not (place / "small.spent.json").exists()
+
+
+def test_null_models_say_what_they_rest_on(ask: Callable[..., list[Verdict]], place: Path, stored: Run) -> None:
+    owned = knowing(read_key(place / "marks.key"))
+    (verdict,) = ask("marks", {"suspect": owned}, f"null_models=[{stored.folder}]")
+    assert verdict.null_models is not None
+    assert "p = 0.5 by rank among 1 models made without the key" in verdict.null_models
+    assert f"the same {verdict.triggers} triggers" in verdict.null_models
+    assert verdict.null_models.endswith(ASSUMPTIONS[NULL_MODELS])
+    assert ASSUMPTIONS[NULL_MODELS] in verdict.text()
+    assert ASSUMPTIONS[NULL_MODELS] in (place / "out" / "report.html").read_text()
+
+
+# -- several ---------------------------------------------------------------------------------------------------------
+
+
+def folders(place: Path, *names: str) -> list[Path]:
+    return [place / "out" / f"made-up-{name}" for name in names]
+
+
+def test_one_that_cannot_be_asked_costs_the_others_nothing(ask: Callable[..., list[Verdict]], place: Path) -> None:
+    owned = knowing(read_key(place / "marks.key"))
+    first, second, third = folders(place, "first", "second", "third")
+    second.mkdir(parents=True)
+    (second / "decoys.secret").write_bytes(b"torn")
+    (third / "transcript.jsonl").parent.mkdir()
+    (third / "transcript.jsonl").write_text("my diary\nday two\n")
+    verdicts = ask("marks", {"first": owned, "second": owned, "third": owned}, "queries=20", "alpha=0.01")
+    assert [verdict.decision for verdict in verdicts] == ["owned", "cannot tell", "cannot tell"]
+    assert "decoys.secret is damaged" in verdicts[1].reason
+    assert "line 1 of" in verdicts[2].reason
+    for folder, verdict in zip((first, second, third), verdicts, strict=True):
+        assert json.loads((folder / "verdict.json").read_text())["decision"] == verdict.decision
+        assert verdict.text()
+
+
+def test_too_few_triggers_are_shared(ask: Callable[..., list[Verdict]], place: Path) -> None:
+    """Fresh ones are dealt out before the first query: none of three suspects goes without."""
+    owned = knowing(read_key(place / "marks.key"))
+    suspects = {"first": owned, "second": owned, "third": owned}
+    verdicts = ask("marks", suspects, "queries=1000", "alpha=0.01", "sequential=false")
+    n = len(read_key(place / "marks.key").new)
+    assert sum(verdict.queries for verdict in verdicts) == n
+    assert max(verdict.queries for verdict in verdicts) - min(verdict.queries for verdict in verdicts) <= 1
+    assert {verdict.decision for verdict in verdicts} == {"owned"}
+    fourth = ask("marks", {**suspects, "fourth": owned}, "queries=1000", "alpha=0.01", "sequential=false")
+    assert [verdict.decision for verdict in fourth] == ["cannot tell"] * 4, "at another level: the plans are others"
+    assert "are spent" in fourth[3].reason
+    for folder in folders(place, "first", "second", "third"):
+        assert json.loads((folder / "verdict.json").read_text())["decision"] == "owned", "reached before: it stands"
+    assert any("was reached before stands: owned" in note for note in fourth[0].notes)
+
+
+def test_each_verdict_is_written_as_it_comes(ask: Callable[..., list[Verdict]], place: Path) -> None:
+    owned = knowing(read_key(place / "marks.key"))
+
+    def interrupted(images: Images) -> list[int]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ask("marks", {"first": owned, "second": interrupted}, "alpha=0.01")
+    (first, _) = folders(place, "first", "second")
+    assert json.loads((first / "verdict.json").read_text())["decision"] == "owned"
+
+
+# -- a verdict that was reached --------------------------------------------------------------------------------------
+
+
+def test_answers_that_are_there_need_no_suspect(place: Path) -> None:
+    """A service that is gone changes nothing of what it said."""
+    key = read_key(place / "marks.key")
+    owned = knowing(key)
+
+    def behave(call: Call) -> Reply:
+        images = np.array(json.loads(call.body)["image"], np.uint8)
+        return Reply({"labels": owned(images)})
+
+    def run(url: str, *overrides: str) -> Verdict:
+        typed = [f"key={place / 'marks.key'}", f"out={place / 'out'}", "suspect=json_api", f"suspect.url={url}"]
+        typed += ["suspect.image={path: image, kind: list, many: true}", "suspect.answer={path: labels}"]
+        typed += ["suspect.batch_size=5", "suspect.pixels.kind=byte", "suspect.http.retries=0"]
+        with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+            (verdict,) = verify(compose("verify", [*typed, *overrides]))
+        return verdict
+
+    with serving(behave) as service:
+        url = service.url
+        first = run(url)
+    assert first.decision == "owned"
+    before = files(place / "out")
+    again = run(url)
+    assert again == first
+    assert files(place / "out") == before
+    (place / "out" / "transcript.jsonl").unlink()
+    with serving(lambda _: Reply(status=503)) as busy:  # another port is another suspect
+        with pytest.raises(UserError, match="no connection"):
+            run(url)
+        assert run(busy.url, f"out={place / 'busy'}").decision == "cannot tell"
+    assert (place / "out" / "verdict.json").read_bytes() == before["verdict.json"]
+    assert (place / "out" / "report.html").read_bytes() == before["report.html"]
+
+
+def test_a_protocol_service_is_not_contacted_for_what_is_known(place: Path) -> None:
+    from tests.ownership.services import oip_service
+
+    shape = list(read_key(place / "marks.key").new.images.shape[1:])
+    metadata = {
+        "name": "classifier",
+        "inputs": [{"name": "in", "datatype": "UINT8", "shape": [-1, *shape]}],
+        "outputs": [{"name": "out", "datatype": "INT64", "shape": [-1]}],
+    }
+
+    def answer(call: Call) -> Reply:
+        n = json.loads(call.body)["inputs"][0]["shape"][0]
+        return Reply({"outputs": [{"name": "out", "datatype": "INT64", "shape": [n], "data": [3] * n}]})
+
+    down = [False]
+
+    def behave(call: Call) -> Reply | None:
+        return Reply(status=503) if down[0] else oip_service(metadata, answer)(call)
+
+    with serving(behave) as service:
+        typed = [f"key={place / 'marks.key'}", f"out={place / 'out'}", "suspect=oip", "suspect.http.retries=0"]
+        typed.append(f"suspect.url={service.url.removesuffix('/predict')}")
+        with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+            (first,) = verify(compose("verify", typed))
+            assert first.decision == "not shown", first.text()
+            down[0], n = True, len(service.calls)
+            before = files(place / "out")
+            (again,) = verify(compose("verify", typed))
+            assert (again, files(place / "out"), len(service.calls)) == (first, before, n)
+            (place / "out" / "transcript.jsonl").unlink()
+            (lost,) = verify(compose("verify", typed))
+    assert lost.decision == "cannot tell"
+    assert any("was reached before stands: not shown" in note for note in lost.notes)
+    assert (place / "out" / "verdict.json").read_bytes() == before["verdict.json"]
+    assert (place / "out" / "report.html").read_bytes() == before["report.html"]
+
+
+# -- the key's age ---------------------------------------------------------------------------------------------------
+
+
+def test_what_a_verdict_is_conditional_on(ask: Callable[..., list[Verdict]], place: Path) -> None:
+    key = read_key(place / "marks.key")
+    suspect = {"suspect": knowing(key)}
+    (bare,) = ask("marks", suspect)
+    assert bare.reason.startswith("If the key is older than the suspect, which nothing that was given shows, a model ")
+    published = place / "published.json"
+    published.write_text(json.dumps({**commitment_of(key), "made": "2024-02-29T12:00:00+01:00"}))
+    (committed,) = ask("marks", suspect, f"commitment={published}")
+    assert committed.reason.startswith("If the suspect was made after 2024-02-29, when by its owner's word the key")
+    (known,) = ask("marks", suspect, f"commitment={published}", "suspect_since=2024-03-01")
+    assert "(it is known of since 2024-03-01)" in known.reason
+    assert {verdict.exit_code for verdict in (bare, committed, known)} == {0}
+
+
+@pytest.mark.parametrize("since", ["2024-02-29", "2024-02-29T10:59:59", "2023-01-01", "2024-02-29T11:59:59+01:00"])
+def test_a_commitment_that_is_younger_than_the_suspect_is_refused(
+    ask: Callable[..., list[Verdict]], place: Path, since: str
+) -> None:
+    published = place / "published.json"
+    published.write_text(json.dumps({**commitment_of(read_key(place / "marks.key")), "made": "2024-02-29T11:00:00"}))
+    calls: list[int] = []
+    with pytest.raises(UserError, match=r"^suspect_since: .*the commitment was made later, at 2024-02-29T11:00:00"):
+        ask(
+            "marks",
+            {"suspect": lambda images: calls.append(1) or [0]},  # type: ignore[func-returns-value]
+            f"commitment={published}",
+            f"suspect_since='{since}'",
+        )
+    assert not calls
+
+
+def test_a_stamp_that_is_younger_than_the_suspect_is_refused(ask: Callable[..., list[Verdict]], place: Path) -> None:
+    pytest.importorskip("rfc3161_client")
+    from tests.ownership.test_timestamp import Authority
+    from wmlightning.ownership.timestamp import response_of, write_request
+
+    key, published = read_key(place / "marks.key"), place / "published.json"
+    authority = Authority.make(place / "authority")
+    published.write_text(json.dumps({**commitment_of(key), "made": "2001-01-01"}))
+    authority.answer(write_request(published), response_of(published))
+    stamp = (f"commitment={published}", f"timestamp={response_of(published)}", f"timestamp_ca=[{authority.root}]")
+    suspect = {"suspect": knowing(key)}
+    with pytest.raises(UserError, match=r"^suspect_since: .*the commitment was stamped later"):
+        ask("marks", suspect, *stamp, "suspect_since=2002-01-01")
+    (verdict,) = ask("marks", suspect, *stamp, "suspect_since=2999-01-01")
+    assert verdict.decision == "owned"
+    assert "when the key is proven to have existed (it is known of since 2999-01-01)" in verdict.reason
+
+
+@pytest.mark.parametrize(("value", "told"), [("soon", "is no date"), ("2024", "something else|is no date")])
+def test_dates_that_are_none(ask: Callable[..., list[Verdict]], place: Path, value: str, told: str) -> None:
+    write_commitment(read_key(place / "marks.key"), place / "published.json")
+    with pytest.raises(UserError, match=rf"^suspect_since: .*({told})"):
+        ask("marks", {"suspect": lambda _: [0]}, f"commitment={place / 'published.json'}", f"suspect_since={value}")
+    with pytest.raises(UserError, match=r"^suspect_since: there is no commitment"):
+        ask("marks", {"suspect": lambda _: [0]}, "suspect_since=2024-01-01")

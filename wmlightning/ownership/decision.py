@@ -1,0 +1,83 @@
+"""From a finding to a verdict: what may be said, and under which condition."""
+
+from __future__ import annotations
+
+from wmlightning.ownership.asking import Claim, Finding
+from wmlightning.ownership.statistics.result import TestResult
+from wmlightning.ownership.verdict import Decision, Verdict, trigger_sample
+
+#: With fewer answers than this share of what was asked, silence explains too much.
+_ANSWERED = 0.5
+_SHOWN = "The suspect has seen the triggers it was asked about: they are spent, and the next dispute takes others."
+
+
+def verdict_of(claim: Claim, found: Finding, adjusted: float) -> Verdict:
+    """A verdict.
+
+    Args:
+        claim: what the verifier goes by.
+        found: the suspect's answers.
+        adjusted: p-value after correction for several suspects.
+    """
+    share, result, age = found.share, found.result, claim.age
+    decision, reason = _decision(claim, found, adjusted)
+    return Verdict(
+        decision,
+        reason,
+        found.asked.name,
+        claim.key.commitment(),
+        age.made.isoformat() if age.made else None,
+        result.test,
+        result.assumption,
+        claim.alpha,
+        result.p_value,
+        result.e_value,
+        queries=found.asked.queries,
+        triggers=result.n,
+        matches=result.matches,
+        missing=result.n_missing,
+        interval=result.interval,
+        estimate=share.estimate if share else "nothing was planned",
+        stopped=_stopped(claim, found),
+        details=result.details,
+        p_adjusted=adjusted if claim.several else None,
+        null_models=_beside(found.null_models, len(claim.innocents)),
+        stamped=str(age.stamp) if age.stamp else None,
+        notes=[_SHOWN, *age.doubts] if found.asked.queries else age.doubts,
+        sample=trigger_sample(share.question.triggers, found.asked) if claim.show and share else [],
+    )
+
+
+def _decision(claim: Claim, found: Finding, p: float) -> tuple[Decision, str]:
+    if p <= claim.alpha:
+        what = f"a model made without this key would answer so with a probability of {p:.2g} at the most"
+        return "owned", f"{claim.age.condition} {what}."
+    if found.share is None:
+        return "cannot tell", f"It was not asked: {found.ended}."
+    if (best := found.share.question.best_p()) > claim.terms.alpha:
+        wrong = f"Even if every trigger had matched, p would be {best:.2g}"
+        return "cannot tell", f"{wrong}: ask for more, or use a larger alpha."
+    if found.ended is not None:
+        return "cannot tell", f"It was not asked about all that could decide: {found.ended}."
+    if found.silent > (1 - _ANSWERED) * found.answered:
+        return "cannot tell", f"{100 * found.silent / found.answered:.0f} % of the images had no usable answer."
+    return "not shown", "The suspect answers to the triggers as a model made without the key may."
+
+
+def _stopped(claim: Claim, found: Finding) -> str:
+    if found.ended is not None:
+        return found.ended
+    if not found.answered:
+        return "nothing was asked, since no answer could decide"
+    if not claim.terms.sequential:
+        return "all that was planned"
+    reached = found.result.p_value <= claim.terms.alpha
+    return "the level was reached" if reached else "no further query could have decided"
+
+
+def _beside(result: TestResult | None, n: int) -> str | None:
+    """How the null models fared: a cross-check, for it assumes more than the test."""
+    if result is None:
+        return None
+    among = f"{n} models made without the key, put the same {result.n} triggers"
+    return f"p = {result.p_value:.3g} by rank among {among}. {result.assumption}"
