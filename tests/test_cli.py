@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from wmlightning.config import make
+from wmlightning.data.standard import Mnist5k, StandardSource
 from wmlightning.job import prepare
 from wmlightning.models.networks import Normalized
 
@@ -136,6 +137,7 @@ MISTAKES = [
     ("watermark.logo", "watermark=content watermark.logo=/nowhere/logo.png"),
     ("watermark.logo", "watermark=content watermark.logo=."),
     ("watermark.images", "watermark=unrelated watermark.images=nowhere"),
+    ("watermark.images", "watermark=unrelated watermark.images=${dataset.source}"),
     ("watermark", "watermark=unrelated watermark.images=3"),
     ("watermark.picture_class", "watermark=unrelated watermark.images=procedural watermark.picture_class=dog"),
     ("watermark.n_marks", "watermark=unrelated watermark.images=procedural watermark.n_marks=10"),
@@ -221,6 +223,27 @@ def test_mistake_is_told_in_one_line(main: Main, small: list[str], runs: Path, k
     if key == "runs_dir" and "/proc" in typed and not Path("/proc").is_dir():
         pytest.skip("no /proc")
     told(main(*small, *typed.split()), key, runs)
+
+
+def test_pictures_of_the_task_itself_are_not_unrelated(main: Main, runs: Path) -> None:
+    line = told(main("dataset=mnist5k", "watermark=unrelated", "watermark.images=mnist5k"), "watermark.images", runs)
+    assert "mnist5k is the task's own data" in line
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_unrelated_pictures_that_the_task_has_under_another_name(
+    main: Main, runs: Path, monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
+    """The digits of mnist5k are some of MNIST's, wherever they are there."""
+
+    def read(self: StandardSource, asked: str) -> tuple[torch.Tensor, torch.Tensor]:
+        digits, labels = Mnist5k().read("train")
+        return (digits if asked == split else 255 - digits), labels
+
+    monkeypatch.setattr(StandardSource, "read", read)
+    monkeypatch.setattr(StandardSource, "stored_as", lambda self: "stand-in")
+    line = told(main("dataset=mnist", "watermark=unrelated", "watermark.images=mnist5k"), "watermark.images", runs)
+    assert "are images of mnist" in line
 
 
 @pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU")

@@ -32,6 +32,7 @@ from wmlightning.task import own_copy, settle
 from wmlightning.watermarks.base import Watermark
 from wmlightning.watermarks.scheme import Labels, Scheme
 from wmlightning.watermarks.triggers import TriggerMaker, no_triggers
+from wmlightning.watermarks.unrelated import refuse_own_data, refuse_own_images
 
 #: Raise it when the same config no longer gives the same weights.
 _TRAINING_VERSION = 1
@@ -129,6 +130,7 @@ class Job:
         triggers = self.maker.make() if self.maker else no_triggers(self.source.shape)
         val, test = {}, {}
         if self.maker:
+            refuse_own_images(triggers, self.source)
             val = {"trigger": triggers.trained}
             test = {"trigger": triggers.trained, "trigger_new": triggers.new, "decoy": triggers.decoys}
         recipe = self.cfg.recipe
@@ -189,6 +191,7 @@ def prepare(cfg: DictConfig, writes: bool = True, secret: Secret | None = None, 
         check_writable(Path(cfg.runs_dir), "runs_dir", _bytes_needed(net))
 
     roles = plan.roles()
+    refuse_own_data(plan.watermark, source)
     maker = plan.maker(roles)
     n_images = len(roles.train) + (maker.n + maker.n_negatives if maker else 0)
     if scheme.mix == "per_batch" and scheme.per_batch >= cfg.recipe.batch_size:
