@@ -118,22 +118,35 @@ MISTAKES = [
     # one watermark's own
     ("watermark.strength", "watermark.strength=0"),
     ("watermark.strength", "watermark.strength=2"),
-    ("watermark", "watermark.strength=strong"),
+    ("watermark.strength", "watermark.strength=strong"),
+    ("watermark.strength", "watermark.strength=true"),
+    ("watermark.fresh", "watermark.fresh=no"),  # not false: a word, which would count as true
     ("watermark.text", "watermark=content watermark.text=A_TEXT_FOR_A_WIDER_IMAGE"),
     ("watermark.text", "watermark=content watermark.text=''"),
     ("watermark.text", "watermark=content watermark.text='Ωμέγα'"),
     ("watermark.n_letters", "watermark=content watermark.text=null watermark.n_letters=0"),
     ("watermark", "watermark=content watermark.text=null watermark.n_letters=20"),
+    ("watermark.n_letters", "watermark=content watermark.n_letters=2.5"),
+    ("watermark.n_letters", "watermark=content watermark.n_letters=few"),
     ("watermark.opacity", "watermark=content watermark.opacity=0"),
     ("watermark.opacity", "watermark=content watermark.opacity=1.5"),
+    ("watermark.opacity", "watermark=content watermark.opacity=true"),
     ("watermark.color", "watermark=content watermark.color=300"),
     ("watermark.color", "watermark=content watermark.color=[1,2]"),
+    ("watermark.color", "watermark=content watermark.color=[1.5,2,3]"),
+    ("watermark.color", "watermark=content watermark.color=1.5"),
+    ("watermark.color", "watermark=content watermark.color=true"),
     ("watermark.scale", "watermark=content watermark.scale=0"),
+    ("watermark.scale", "watermark=content watermark.scale=1.5"),
+    ("watermark.scale", "watermark=content watermark.scale=large"),
     ("watermark", "watermark=content watermark.scale=9"),
     ("watermark.position", "watermark=content watermark.position=[1,2,3]"),
     ("watermark", "watermark=content watermark.position=[20,20]"),
     ("watermark", "watermark=content watermark.position=[-1,0]"),
-    ("watermark", "watermark=content watermark.position=middle"),
+    ("watermark.position", "watermark=content watermark.position=middle"),
+    ("watermark.position", "watermark=content watermark.position=[1.7,2]"),
+    ("watermark.position", "watermark=content watermark.position=[true,2]"),
+    ("watermark.position", "watermark=content watermark.position=5"),
     ("watermark.logo", "watermark=content watermark.logo=/nowhere/logo.png"),
     ("watermark.logo", "watermark=content watermark.logo=."),
     ("watermark.images", "watermark=unrelated watermark.images=nowhere"),
@@ -153,6 +166,11 @@ MISTAKES = [
     ("model", "model.channels=3"),
     ("model", "model.width=-1"),
     ("model", "model.width=wide"),
+    ("model.width", "model.width=3.7"),
+    ("model.width", "model.width=true"),
+    ("model.width", "model=vgg_cnn model.width=3.7"),
+    ("model.width", "model=resnet9 model.width=true"),
+    ("model.hidden", "model.hidden=1.5"),
     ("model", "model._target_=nowhere.Net"),
     ("model", "model._target_=torch.nn.Identity"),
     ("model._target_", "model._target_=builtins.dict"),
@@ -193,20 +211,37 @@ MISTAKES = [
     ("recipe.augment", "recipe.augment._target_=nowhere.Augment"),
     ("recipe.augment", "recipe.augment.shift=-1"),
     ("recipe.augment", "recipe.augment.shift=some"),
+    ("recipe.augment.flip", "+recipe.augment.flip=no"),
     # data
     ("dataset.source", "dataset.source._target_=nowhere.Data"),
     ("dataset.source", "dataset.source.shape=[28,28]"),
+    ("dataset.source.shape", "dataset.source.shape=[1,28.5,28]"),
+    ("dataset.source.shape", "dataset.source.shape=[true,28,28]"),
+    ("dataset.source.shape", "dataset.source.shape=[1,0,28]"),
+    ("dataset.source.n_train", "++dataset.source.n_train=none"),
+    ("dataset.source.n_train", "++dataset.source.n_train=0"),
+    ("dataset.source.n_test", "++dataset.source.n_test=1.5"),
     ("dataset.val_share", "dataset.val_share=0"),
     ("dataset.val_share", "dataset.val_share=1"),
     ("dataset.val_share", "dataset.val_share=some"),
     ("dataset.mean", "dataset.mean=[0.1,0.2]"),
-    ("dataset.mean", "dataset.std=[0]"),
+    ("dataset.mean", "dataset.mean=0.5"),
+    ("dataset.mean", "dataset.mean=[a]"),
+    ("dataset.mean", "dataset.mean=[nan]"),
+    ("dataset.mean", "dataset.mean=[true]"),
+    ("dataset.mean", "dataset.mean=null"),
+    ("dataset.std", "dataset.std=[0]"),
+    ("dataset.std", "dataset.std=[a]"),
+    ("dataset.std", "dataset.std=[-1]"),
+    ("dataset.std", "dataset.std=[inf]"),
     # the rest
     ("seed", "seed=-1"),
     ("seed", "seed=1.5"),
     ("seed", "seed=lucky"),
     ("seed", "seed=null"),
     ("force", "force=perhaps"),
+    ("recipe.compile", "recipe.compile=no"),
+    ("judge.unmarked", "judge.unmarked=maybe"),
     ("tags", "tags=paper"),  # would become the tags p, a, p, e, r
     ("runs_dir", "runs_dir=null"),
     ("runs_dir", "runs_dir=/proc/nowhere/runs"),
@@ -215,6 +250,8 @@ MISTAKES = [
     ("logger.csv", "logger.csv._target_=nowhere.Logger"),
     ("callbacks.gallery", "callbacks.gallery._target_=nowhere.Gallery"),
     ("callbacks.gallery", "+callbacks.gallery.size=3"),
+    ("callbacks.gallery.to_logger", "callbacks.gallery.to_logger=no logger=tensorboard"),
+    ("callbacks.gallery.columns", "+callbacks.gallery.columns=2.5"),
 ]
 
 
@@ -360,9 +397,17 @@ def test_unreadable_pictures(main: Main, runs: Path, pictures: Path, spoil: Call
 
 @pytest.mark.parametrize(
     ("key", "typed"),
-    [("dataset.size", "dataset.size=0"), ("dataset", "dataset.size=big"), ("dataset.channels", "dataset.channels=2")],
+    [
+        ("dataset.size", "dataset.size=0"),
+        ("dataset.size", "dataset.size=big"),
+        ("dataset.size", "dataset.size=32.5"),
+        ("dataset.size", "dataset.size=true"),
+        ("dataset.channels", "dataset.channels=2"),
+        ("dataset.channels", "dataset.channels=true"),
+        ("dataset.source.in_memory", "dataset.source.in_memory=no"),
+    ],
 )
-def test_wrong_size_of_pictures(main: Main, runs: Path, pictures: Path, key: str, typed: str) -> None:
+def test_wrong_option_of_pictures(main: Main, runs: Path, pictures: Path, key: str, typed: str) -> None:
     told(main("dataset=image_folder", f"dataset.root={pictures}", "trainer=cpu", typed), key, runs)
 
 
@@ -377,6 +422,10 @@ def test_data_that_are_nowhere(main: Main, runs: Path, tmp_path: Path) -> None:
     assert f"{tmp_path}/data" in line
     assert "mnist5k" in line, "names the data set that needs no download"
     assert not (tmp_path / "data").exists()
+
+
+def test_download_that_is_neither_wanted_nor_not(main: Main, runs: Path) -> None:
+    told(main("dataset=mnist", "trainer=cpu", "dataset.source.download=no"), "dataset.source.download", runs)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("Error downloading"), OSError("no route to host")])

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from wmlightning.config import make, plain, setting, unmarked_config, without
+from wmlightning.config import make, per_channel, plain, setting, switch, unmarked_config, without
 from wmlightning.data.batches import Loading
 from wmlightning.data.datamodule import Batching, WatermarkData
 from wmlightning.data.source import Source
@@ -237,10 +237,9 @@ def network_of(cfg: DictConfig, source: Source, seed: int) -> nn.Module:
     """
     c, h, w = source.shape
     cfg.auto.update(channels=c, height=h, width=w, n_classes=len(source.classes))
-    mean, std = (plain(cfg.dataset[key]) for key in ("mean", "std"))
-    mean, std = (values * c if len(values) == 1 else values for values in (mean, std))
-    if len(mean) != c or len(std) != c or min(std) <= 0:
-        raise UserError("dataset.mean", f"mean {mean} and std {std} for {c} channels", "one of each for each channel")
+    mean, std = (per_channel(plain(cfg.dataset[key]), f"dataset.{key}", c) for key in ("mean", "std"))
+    if min(std) <= 0:
+        raise UserError("dataset.std", f"{std} is no spread", "numbers above 0")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(role_seed(seed, "init"))
         inner = make(cfg.model, "model")
@@ -280,11 +279,9 @@ def _optimisation(cfg: DictConfig) -> Optimisation:
 
 
 def _check_numbers(cfg: DictConfig) -> None:
-    if not isinstance(cfg.force, bool):
-        raise UserError("force", f"{cfg.force!r} is neither", "true or false")
+    switch(cfg.force, "force")
     for name in ("channels_last", "compile", "decay_all"):
-        if not isinstance(cfg.recipe[name], bool):
-            raise UserError(f"recipe.{name}", f"{cfg.recipe[name]!r} is neither", "true or false")
+        switch(cfg.recipe[name], f"recipe.{name}")
     if not OmegaConf.is_list(cfg.tags):
         raise UserError("tags", f"{cfg.tags!r} is no list", "[first,second]")
     if not isinstance(cfg.runs_dir, str) or not cfg.runs_dir:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wmlightning.config import switch
 from wmlightning.data.batches import Mix
 from wmlightning.data.source import Source
 from wmlightning.errors import UserError
@@ -74,8 +75,7 @@ class Scheme:
             _refuse("negatives", f"{self.negatives!r} is out of range", "0 or more, relative to the triggers")
         if self.mix not in ("concat", "per_batch"):
             _refuse("mix", f"{self.mix!r} is no way of mixing", "concat or per_batch")
-        if not isinstance(self.augment, bool):
-            _refuse("augment", f"{self.augment!r} is neither", "true or false")
+        switch(self.augment, "watermark.augment")
         several = self.n_marks > 1 or self.label == "random"
         if several and self.target_class not in (AUTO, SECRET):
             why = f"{self.target_class!r} with n_marks={self.n_marks}, label={self.label}"
