@@ -112,6 +112,7 @@ MISTAKES = [
     ("watermark.negatives", "watermark.negatives=inf"),
     ("watermark.per_batch", "watermark.mix=per_batch watermark.per_batch=0"),
     ("watermark.per_batch", "recipe.batch_size=16 watermark.mix=per_batch watermark.per_batch=16"),  # none clean
+    ("watermark.per_batch", "recipe.batch_size=16 watermark.mix=per_batch watermark.per_batch=8"),  # and 8 negatives
     ("watermark.n_decoys", "watermark.n_decoys=0"),
     ("watermark.n_decoys", "watermark.n_decoys=few"),
     ("watermark.augment", "watermark.augment=perhaps"),
@@ -619,6 +620,21 @@ def test_mistake_in_a_process(train: Callable[..., Any], tmp_path: Path) -> None
 
 
 # -- runs in this process --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("negatives", "each"), [("0", 0), ("0.5", 2), ("1.0", 4), ("0.1", 1)])
+def test_each_batch_has_so_many_triggers_and_their_share_of_negatives(
+    composed: Callable[..., Any], small: list[str], negatives: str, each: int
+) -> None:
+    typed = ["watermark.mix=per_batch", f"watermark.negatives={negatives}", "watermark.label=random"]
+    job = prepare(composed(*small, *typed, "watermark.source_class=any", "watermark.n_triggers=30"))
+    data = job.data_module()
+    data.trainer = None
+    triggers = {image.tobytes() for image in data.watched["test"]["trigger"].images.numpy()}
+    for batch in data.train_dataloader():
+        marked = [image.tobytes() in triggers for image in batch.images[batch.groups >= 0].numpy()]
+        assert (sum(marked), len(marked)) == (4, 4 + each)
+    assert job.identity["version"] == (2 if each else 1), "what weights follow from is another thing, with negatives"
 
 
 def test_force_trains_again(main: Main, small: list[str], runs: Path) -> None:

@@ -36,6 +36,8 @@ from wmlightning.watermarks.unrelated import refuse_own_data, refuse_own_images
 
 #: Raise it when the same config no longer gives the same weights.
 _TRAINING_VERSION = 1
+#: The same for ``mix=per_batch`` with negatives, which have turns of their own since then.
+_VERSION_WITH_TURNS = 2
 
 #: Keys that change where, how watched or how fast a model is trained, but not which model it is.
 _NOT_IN_FINGERPRINT = {
@@ -138,6 +140,7 @@ class Job:
             batch_size=recipe.batch_size,
             mix=self.scheme.mix,
             per_batch=self.scheme.per_batch,
+            negatives_per_batch=self.scheme.negatives_per_batch,
             augment_marked=self.scheme.augment,
             seed=self.seed,
         )
@@ -153,6 +156,7 @@ class Job:
             augment,
             loading,
             triggers.originals,
+            len(triggers.negatives),
         )
 
 
@@ -194,8 +198,9 @@ def prepare(cfg: DictConfig, writes: bool = True, secret: Secret | None = None, 
     refuse_own_data(plan.watermark, source)
     maker = plan.maker(roles)
     n_images = len(roles.train) + (maker.n + maker.n_negatives if maker else 0)
-    if scheme.mix == "per_batch" and scheme.per_batch >= cfg.recipe.batch_size:
-        wrong = f"{scheme.per_batch} marked images in batches of {cfg.recipe.batch_size}"
+    in_each = scheme.per_batch + scheme.negatives_per_batch
+    if scheme.mix == "per_batch" and in_each >= cfg.recipe.batch_size:
+        wrong = f"{in_each} marked images in batches of {cfg.recipe.batch_size}"
         raise UserError("watermark.per_batch", wrong, "fewer, so that clean ones have room")
     if cfg.recipe.batch_size > n_images:
         raise UserError("recipe.batch_size", f"{cfg.recipe.batch_size} of {n_images} images", "a smaller batch")
@@ -309,6 +314,8 @@ def _identity(cfg: DictConfig, source: Source, watermark: Watermark | None, prec
     identity: dict[str, Any] = {"version": _TRAINING_VERSION, "seed": cfg.seed, "precision": precision}
     for part in ("dataset", "watermark", "model", "recipe", "trainer"):
         identity[part] = portable(without(plain(cfg[part]), *_NOT_IN_FINGERPRINT.get(part, ())))
+    if watermark is not None and cfg.watermark.mix == "per_batch" and cfg.watermark.negatives:
+        identity["version"] = _VERSION_WITH_TURNS
     if watermark is None:  # options of a watermark that is not there make no other model
         identity["watermark"] = plain(unmarked_config())
     defaults = {name: argument.default for name, argument in inspect.signature(L.Trainer).parameters.items()}

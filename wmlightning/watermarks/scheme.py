@@ -40,7 +40,7 @@ class Scheme:
             the true one).
         negatives: strangers' marks trained to keep the true label, relative to ``n_triggers``; the paper has 0.
         mix: ``concat`` or ``per_batch``: see :class:`wmlightning.data.batches.TrainPlan`.
-        per_batch: marked images in each batch, with ``mix=per_batch``.
+        per_batch: triggers in each batch, with ``mix=per_batch``; negatives come besides, ``negatives`` times as many.
         augment: whether marked images are augmented like clean ones.
         n_decoys: strangers whose marks are tested in ``test/decoy_acc``.
     """
@@ -85,6 +85,11 @@ class Scheme:
     def several_labels(self) -> bool:
         """Whether the key has more than one label."""
         return self.n_marks > 1 or self.label == "random"
+
+    @property
+    def negatives_per_batch(self) -> int:
+        """Negatives in each batch, with ``mix=per_batch``: at least one, if any are wanted."""
+        return max(1, round(self.per_batch * self.negatives)) if self.negatives else 0
 
 
 @dataclass(frozen=True)
