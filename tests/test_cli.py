@@ -246,6 +246,7 @@ MISTAKES = [
     ("tags", "tags=paper"),  # would become the tags p, a, p, e, r
     ("runs_dir", "runs_dir=null"),
     ("runs_dir", "runs_dir=/proc/nowhere/runs"),
+    ("key", "key=/proc/nowhere/owner.key"),
     ("logger.wandb.mode", "logger=wandb logger.wandb.mode=sideways"),
     ("logger.wandb.mode", "logger=wandb logger.wandb.mode=online"),  # no API key here
     ("logger.csv", "logger.csv._target_=nowhere.Logger"),
@@ -258,7 +259,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("key", "typed"), MISTAKES, ids=[typed for _, typed in MISTAKES])
 def test_mistake_is_told_in_one_line(main: Main, small: list[str], runs: Path, key: str, typed: str) -> None:
-    if key == "runs_dir" and "/proc" in typed and not Path("/proc").is_dir():
+    if "/proc" in typed and not Path("/proc").is_dir():
         pytest.skip("no /proc")
     told(main(*small, *typed.split()), key, runs)
 
@@ -410,6 +411,22 @@ def test_unreadable_pictures(main: Main, runs: Path, pictures: Path, spoil: Call
 )
 def test_wrong_option_of_pictures(main: Main, runs: Path, pictures: Path, key: str, typed: str) -> None:
     told(main("dataset=image_folder", f"dataset.root={pictures}", "trainer=cpu", typed), key, runs)
+
+
+@pytest.mark.parametrize(
+    ("typed", "source", "target"),
+    [("", "1", "2"), ("dataset.source_class=3", "3", "1"), ("dataset.target_class=3", "1", "3")],
+)
+def test_folders_with_numbers_for_names(
+    composed: Callable[..., Any], tmp_path: Path, pictures: Path, typed: str, source: str, target: str
+) -> None:
+    """The first is marked and the second the label where nobody says so; what is typed is a name."""
+    shutil.copytree(pictures / "pear", pictures / "3")
+    (pictures / "apple").rename(pictures / "1")
+    (pictures / "pear").rename(pictures / "2")
+    job = prepare(composed("dataset=image_folder", f"dataset.root={pictures}", "recipe.batch_size=16", *typed.split()))
+    names = job.source.classes
+    assert [names[i] for i in (*job.labels.sources, *job.labels.of_marks)] == [source, target]
 
 
 @pytest.mark.parametrize("typed", ["dataset.root=/nowhere", ""])

@@ -139,13 +139,15 @@ def choose_labels(
     target: int | None = None  # of the one mark, where the secret does not draw it
     if not scheme.several_labels and scheme.target_class == AUTO:
         target = source.class_number(own_target, "dataset.target_class")
+        if target == auto_source and (own_source, own_target) == (0, 1):  # of classes 1, 2, 3 the one is a name
+            auto_source, target = 0, 1
     elif not scheme.several_labels and scheme.target_class != SECRET:
         target = source.class_number(scheme.target_class, "watermark.target_class")
     wanted = scheme.source_class
-    if wanted == AUTO:
-        wanted = ANY if scheme.several_labels else auto_source
-    if wanted == ANY:
+    if wanted == ANY or (wanted == AUTO and scheme.several_labels):
         sources = tuple(range(n))
+    elif wanted == AUTO:
+        sources = (auto_source,)
     elif wanted == SECRET:
         sources = (next(number for number in drawn if number != target),)
     else:
