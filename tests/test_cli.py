@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torchvision
+import wandb
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -899,6 +900,51 @@ def test_tensorboard_has_the_metrics(logged: Logged) -> None:
         events = EventAccumulator(str(folder)).Reload()
         assert set(events.Tags()["scalars"]) >= METRICS - {"train/loss"}
         assert not events.Tags()["images"]
+
+
+A_KEY = "0123456789abcdef" * 3
+
+
+@pytest.mark.parametrize(
+    "account",
+    [
+        {"WANDB_API_KEY": "abc"},
+        {"WANDB_API_KEY": A_KEY, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_HTTP_TIMEOUT": "1"},
+    ],
+    ids=["wrong key", "no network"],
+)
+def test_wandb_that_cannot_be_logged_in_to(
+    train: Callable[..., Any], main: Main, small: list[str], runs: Path, tmp_path: Path, account: dict[str, str]
+) -> None:
+    options = {"runs": runs, "cwd": tmp_path, "HOME": str(tmp_path / "home"), **account}
+    line = told(train(*small, "logger=wandb", **options), "logger.wandb.mode", runs)
+    assert "mode=offline" in line
+    assert main(*small).code == 0
+    again = train(*small, "logger=wandb", **options)
+    assert again.code == 0, "a finished run has nothing to log: " + str(again)
+    (folder,) = runs.iterdir()
+    attacked = train(*small, "logger=wandb", "attack=prune", **options)
+    assert [line.partition(":")[0] for line in attacked.err.splitlines()] == ["error"], str(attacked)
+    assert not (folder / "attacks").exists()
+
+
+@pytest.mark.parametrize("attack", [[], ["attack=prune", "++attack.prune.rates=[0.5]"]])
+def test_wandb_that_refuses_later(
+    main: Main, small: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, attack: list[str]
+) -> None:
+    def refuse(**options: Any) -> None:
+        raise wandb.errors.CommError("permission denied")
+
+    if attack:
+        assert main(*small).code == 0
+    monkeypatch.setattr(wandb, "init", refuse)
+    done = main(*small, "logger=wandb", *attack)
+    assert done.code == 1, str(done)
+    assert "Traceback" not in done.out + done.err
+    (line,) = done.errors
+    assert line.startswith("error: logger.wandb: ")
+    assert "permission denied" in line
+    assert len(list(runs.glob("*/attacks/*/card.json"))) == bool(attack), "an attack that is done is kept"
 
 
 def test_gallery_goes_to_a_logger_on_request(main: Main, small: list[str], runs: Path) -> None:
