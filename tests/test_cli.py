@@ -18,10 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torchvision
+import wandb
 from PIL import Image
 from safetensors.torch import load_file
 
 from wmlightning.config import make
+from wmlightning.data.standard import Mnist5k, StandardSource
 from wmlightning.job import prepare
 from wmlightning.models.networks import Normalized
 
@@ -111,31 +113,46 @@ MISTAKES = [
     ("watermark.negatives", "watermark.negatives=inf"),
     ("watermark.per_batch", "watermark.mix=per_batch watermark.per_batch=0"),
     ("watermark.per_batch", "recipe.batch_size=16 watermark.mix=per_batch watermark.per_batch=16"),  # none clean
+    ("watermark.per_batch", "recipe.batch_size=16 watermark.mix=per_batch watermark.per_batch=8"),  # and 8 negatives
     ("watermark.n_decoys", "watermark.n_decoys=0"),
     ("watermark.n_decoys", "watermark.n_decoys=few"),
     ("watermark.augment", "watermark.augment=perhaps"),
     # one watermark's own
     ("watermark.strength", "watermark.strength=0"),
     ("watermark.strength", "watermark.strength=2"),
-    ("watermark", "watermark.strength=strong"),
+    ("watermark.strength", "watermark.strength=strong"),
+    ("watermark.strength", "watermark.strength=true"),
+    ("watermark.fresh", "watermark.fresh=no"),  # not false: a word, which would count as true
     ("watermark.text", "watermark=content watermark.text=A_TEXT_FOR_A_WIDER_IMAGE"),
     ("watermark.text", "watermark=content watermark.text=''"),
     ("watermark.text", "watermark=content watermark.text='Ωμέγα'"),
     ("watermark.n_letters", "watermark=content watermark.text=null watermark.n_letters=0"),
     ("watermark", "watermark=content watermark.text=null watermark.n_letters=20"),
+    ("watermark.n_letters", "watermark=content watermark.n_letters=2.5"),
+    ("watermark.n_letters", "watermark=content watermark.n_letters=few"),
     ("watermark.opacity", "watermark=content watermark.opacity=0"),
     ("watermark.opacity", "watermark=content watermark.opacity=1.5"),
+    ("watermark.opacity", "watermark=content watermark.opacity=true"),
     ("watermark.color", "watermark=content watermark.color=300"),
     ("watermark.color", "watermark=content watermark.color=[1,2]"),
+    ("watermark.color", "watermark=content watermark.color=[1.5,2,3]"),
+    ("watermark.color", "watermark=content watermark.color=1.5"),
+    ("watermark.color", "watermark=content watermark.color=true"),
     ("watermark.scale", "watermark=content watermark.scale=0"),
+    ("watermark.scale", "watermark=content watermark.scale=1.5"),
+    ("watermark.scale", "watermark=content watermark.scale=large"),
     ("watermark", "watermark=content watermark.scale=9"),
     ("watermark.position", "watermark=content watermark.position=[1,2,3]"),
     ("watermark", "watermark=content watermark.position=[20,20]"),
     ("watermark", "watermark=content watermark.position=[-1,0]"),
-    ("watermark", "watermark=content watermark.position=middle"),
+    ("watermark.position", "watermark=content watermark.position=middle"),
+    ("watermark.position", "watermark=content watermark.position=[1.7,2]"),
+    ("watermark.position", "watermark=content watermark.position=[true,2]"),
+    ("watermark.position", "watermark=content watermark.position=5"),
     ("watermark.logo", "watermark=content watermark.logo=/nowhere/logo.png"),
     ("watermark.logo", "watermark=content watermark.logo=."),
     ("watermark.images", "watermark=unrelated watermark.images=nowhere"),
+    ("watermark.images", "watermark=unrelated watermark.images=${dataset.source}"),
     ("watermark", "watermark=unrelated watermark.images=3"),
     ("watermark.picture_class", "watermark=unrelated watermark.images=procedural watermark.picture_class=dog"),
     ("watermark.n_marks", "watermark=unrelated watermark.images=procedural watermark.n_marks=10"),
@@ -151,6 +168,11 @@ MISTAKES = [
     ("model", "model.channels=3"),
     ("model", "model.width=-1"),
     ("model", "model.width=wide"),
+    ("model.width", "model.width=3.7"),
+    ("model.width", "model.width=true"),
+    ("model.width", "model=vgg_cnn model.width=3.7"),
+    ("model.width", "model=resnet9 model.width=true"),
+    ("model.hidden", "model.hidden=1.5"),
     ("model", "model._target_=nowhere.Net"),
     ("model", "model._target_=torch.nn.Identity"),
     ("model._target_", "model._target_=builtins.dict"),
@@ -191,36 +213,77 @@ MISTAKES = [
     ("recipe.augment", "recipe.augment._target_=nowhere.Augment"),
     ("recipe.augment", "recipe.augment.shift=-1"),
     ("recipe.augment", "recipe.augment.shift=some"),
+    ("recipe.augment.flip", "+recipe.augment.flip=no"),
     # data
     ("dataset.source", "dataset.source._target_=nowhere.Data"),
     ("dataset.source", "dataset.source.shape=[28,28]"),
+    ("dataset.source.shape", "dataset.source.shape=[1,28.5,28]"),
+    ("dataset.source.shape", "dataset.source.shape=[true,28,28]"),
+    ("dataset.source.shape", "dataset.source.shape=[1,0,28]"),
+    ("dataset.source.n_train", "++dataset.source.n_train=none"),
+    ("dataset.source.n_train", "++dataset.source.n_train=0"),
+    ("dataset.source.n_test", "++dataset.source.n_test=1.5"),
     ("dataset.val_share", "dataset.val_share=0"),
     ("dataset.val_share", "dataset.val_share=1"),
     ("dataset.val_share", "dataset.val_share=some"),
     ("dataset.mean", "dataset.mean=[0.1,0.2]"),
-    ("dataset.mean", "dataset.std=[0]"),
+    ("dataset.mean", "dataset.mean=0.5"),
+    ("dataset.mean", "dataset.mean=[a]"),
+    ("dataset.mean", "dataset.mean=[nan]"),
+    ("dataset.mean", "dataset.mean=[true]"),
+    ("dataset.mean", "dataset.mean=null"),
+    ("dataset.std", "dataset.std=[0]"),
+    ("dataset.std", "dataset.std=[a]"),
+    ("dataset.std", "dataset.std=[-1]"),
+    ("dataset.std", "dataset.std=[inf]"),
     # the rest
     ("seed", "seed=-1"),
     ("seed", "seed=1.5"),
     ("seed", "seed=lucky"),
     ("seed", "seed=null"),
     ("force", "force=perhaps"),
+    ("recipe.compile", "recipe.compile=no"),
+    ("judge.unmarked", "judge.unmarked=maybe"),
     ("tags", "tags=paper"),  # would become the tags p, a, p, e, r
     ("runs_dir", "runs_dir=null"),
     ("runs_dir", "runs_dir=/proc/nowhere/runs"),
+    ("key", "key=/proc/nowhere/owner.key"),
     ("logger.wandb.mode", "logger=wandb logger.wandb.mode=sideways"),
     ("logger.wandb.mode", "logger=wandb logger.wandb.mode=online"),  # no API key here
     ("logger.csv", "logger.csv._target_=nowhere.Logger"),
     ("callbacks.gallery", "callbacks.gallery._target_=nowhere.Gallery"),
     ("callbacks.gallery", "+callbacks.gallery.size=3"),
+    ("callbacks.gallery.to_logger", "callbacks.gallery.to_logger=no logger=tensorboard"),
+    ("callbacks.gallery.columns", "+callbacks.gallery.columns=2.5"),
 ]
 
 
 @pytest.mark.parametrize(("key", "typed"), MISTAKES, ids=[typed for _, typed in MISTAKES])
 def test_mistake_is_told_in_one_line(main: Main, small: list[str], runs: Path, key: str, typed: str) -> None:
-    if key == "runs_dir" and "/proc" in typed and not Path("/proc").is_dir():
+    if "/proc" in typed and not Path("/proc").is_dir():
         pytest.skip("no /proc")
     told(main(*small, *typed.split()), key, runs)
+
+
+def test_pictures_of_the_task_itself_are_not_unrelated(main: Main, runs: Path) -> None:
+    line = told(main("dataset=mnist5k", "watermark=unrelated", "watermark.images=mnist5k"), "watermark.images", runs)
+    assert "mnist5k is the task's own data" in line
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_unrelated_pictures_that_the_task_has_under_another_name(
+    main: Main, runs: Path, monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
+    """The digits of mnist5k are some of MNIST's, wherever they are there."""
+
+    def read(self: StandardSource, asked: str) -> tuple[torch.Tensor, torch.Tensor]:
+        digits, labels = Mnist5k().read("train")
+        return (digits if asked == split else 255 - digits), labels
+
+    monkeypatch.setattr(StandardSource, "read", read)
+    monkeypatch.setattr(StandardSource, "stored_as", lambda self: "stand-in")
+    line = told(main("dataset=mnist", "watermark=unrelated", "watermark.images=mnist5k"), "watermark.images", runs)
+    assert "are images of mnist" in line
 
 
 @pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU")
@@ -337,10 +400,34 @@ def test_unreadable_pictures(main: Main, runs: Path, pictures: Path, spoil: Call
 
 @pytest.mark.parametrize(
     ("key", "typed"),
-    [("dataset.size", "dataset.size=0"), ("dataset", "dataset.size=big"), ("dataset.channels", "dataset.channels=2")],
+    [
+        ("dataset.size", "dataset.size=0"),
+        ("dataset.size", "dataset.size=big"),
+        ("dataset.size", "dataset.size=32.5"),
+        ("dataset.size", "dataset.size=true"),
+        ("dataset.channels", "dataset.channels=2"),
+        ("dataset.channels", "dataset.channels=true"),
+        ("dataset.source.in_memory", "dataset.source.in_memory=no"),
+    ],
 )
-def test_wrong_size_of_pictures(main: Main, runs: Path, pictures: Path, key: str, typed: str) -> None:
+def test_wrong_option_of_pictures(main: Main, runs: Path, pictures: Path, key: str, typed: str) -> None:
     told(main("dataset=image_folder", f"dataset.root={pictures}", "trainer=cpu", typed), key, runs)
+
+
+@pytest.mark.parametrize(
+    ("typed", "source", "target"),
+    [("", "1", "2"), ("dataset.source_class=3", "3", "1"), ("dataset.target_class=3", "1", "3")],
+)
+def test_folders_with_numbers_for_names(
+    composed: Callable[..., Any], tmp_path: Path, pictures: Path, typed: str, source: str, target: str
+) -> None:
+    """The first is marked and the second the label where nobody says so; what is typed is a name."""
+    shutil.copytree(pictures / "pear", pictures / "3")
+    (pictures / "apple").rename(pictures / "1")
+    (pictures / "pear").rename(pictures / "2")
+    job = prepare(composed("dataset=image_folder", f"dataset.root={pictures}", "recipe.batch_size=16", *typed.split()))
+    names = job.source.classes
+    assert [names[i] for i in (*job.labels.sources, *job.labels.of_marks)] == [source, target]
 
 
 @pytest.mark.parametrize("typed", ["dataset.root=/nowhere", ""])
@@ -354,6 +441,10 @@ def test_data_that_are_nowhere(main: Main, runs: Path, tmp_path: Path) -> None:
     assert f"{tmp_path}/data" in line
     assert "mnist5k" in line, "names the data set that needs no download"
     assert not (tmp_path / "data").exists()
+
+
+def test_download_that_is_neither_wanted_nor_not(main: Main, runs: Path) -> None:
+    told(main("dataset=mnist", "trainer=cpu", "dataset.source.download=no"), "dataset.source.download", runs)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("Error downloading"), OSError("no route to host")])
@@ -547,6 +638,21 @@ def test_mistake_in_a_process(train: Callable[..., Any], tmp_path: Path) -> None
 
 
 # -- runs in this process --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("negatives", "each"), [("0", 0), ("0.5", 2), ("1.0", 4), ("0.1", 1)])
+def test_each_batch_has_so_many_triggers_and_their_share_of_negatives(
+    composed: Callable[..., Any], small: list[str], negatives: str, each: int
+) -> None:
+    typed = ["watermark.mix=per_batch", f"watermark.negatives={negatives}", "watermark.label=random"]
+    job = prepare(composed(*small, *typed, "watermark.source_class=any", "watermark.n_triggers=30"))
+    data = job.data_module()
+    data.trainer = None
+    triggers = {image.tobytes() for image in data.watched["test"]["trigger"].images.numpy()}
+    for batch in data.train_dataloader():
+        marked = [image.tobytes() in triggers for image in batch.images[batch.groups >= 0].numpy()]
+        assert (sum(marked), len(marked)) == (4, 4 + each)
+    assert job.identity["version"] == (2 if each else 1), "what weights follow from is another thing, with negatives"
 
 
 def test_force_trains_again(main: Main, small: list[str], runs: Path) -> None:
@@ -794,6 +900,51 @@ def test_tensorboard_has_the_metrics(logged: Logged) -> None:
         events = EventAccumulator(str(folder)).Reload()
         assert set(events.Tags()["scalars"]) >= METRICS - {"train/loss"}
         assert not events.Tags()["images"]
+
+
+A_KEY = "0123456789abcdef" * 3
+
+
+@pytest.mark.parametrize(
+    "account",
+    [
+        {"WANDB_API_KEY": "abc"},
+        {"WANDB_API_KEY": A_KEY, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_HTTP_TIMEOUT": "1"},
+    ],
+    ids=["wrong key", "no network"],
+)
+def test_wandb_that_cannot_be_logged_in_to(
+    train: Callable[..., Any], main: Main, small: list[str], runs: Path, tmp_path: Path, account: dict[str, str]
+) -> None:
+    options = {"runs": runs, "cwd": tmp_path, "HOME": str(tmp_path / "home"), **account}
+    line = told(train(*small, "logger=wandb", **options), "logger.wandb.mode", runs)
+    assert "mode=offline" in line
+    assert main(*small).code == 0
+    again = train(*small, "logger=wandb", **options)
+    assert again.code == 0, "a finished run has nothing to log: " + str(again)
+    (folder,) = runs.iterdir()
+    attacked = train(*small, "logger=wandb", "attack=prune", **options)
+    assert [line.partition(":")[0] for line in attacked.err.splitlines()] == ["error"], str(attacked)
+    assert not (folder / "attacks").exists()
+
+
+@pytest.mark.parametrize("attack", [[], ["attack=prune", "++attack.prune.rates=[0.5]"]])
+def test_wandb_that_refuses_later(
+    main: Main, small: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, attack: list[str]
+) -> None:
+    def refuse(**options: Any) -> None:
+        raise wandb.errors.CommError("permission denied")
+
+    if attack:
+        assert main(*small).code == 0
+    monkeypatch.setattr(wandb, "init", refuse)
+    done = main(*small, "logger=wandb", *attack)
+    assert done.code == 1, str(done)
+    assert "Traceback" not in done.out + done.err
+    (line,) = done.errors
+    assert line.startswith("error: logger.wandb: ")
+    assert "permission denied" in line
+    assert len(list(runs.glob("*/attacks/*/card.json"))) == bool(attack), "an attack that is done is kept"
 
 
 def test_gallery_goes_to_a_logger_on_request(main: Main, small: list[str], runs: Path) -> None:

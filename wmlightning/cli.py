@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from wmlightning.config import CONF
-from wmlightning.errors import UserError
+from wmlightning.errors import UserError, listed
 from wmlightning.sweep_job import attend
 
 
@@ -25,17 +25,24 @@ def _train(cfg: DictConfig) -> float | None:
     """
     from wmlightning.pipeline import run  # late: --help, --cfg and completion need not wait for torch
 
+    metric = cfg.get("optimized_metric")
+
+    def work(cfg: DictConfig) -> dict[str, Any]:
+        card = run(cfg)
+        if card and metric is not None and metric not in card["metrics"]:
+            raise UserError("optimized_metric", f"{metric!r} is not measured", f"one of {listed(card['metrics'])}")
+        return card
+
     card: dict[str, Any] | None
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        card = attend(run, cfg)
+        card = attend(work, cfg)
     else:
         try:
-            card = run(cfg)
+            card = work(cfg)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
-    metric = cfg.get("optimized_metric")
-    return card["metrics"].get(metric) if card and metric else None
+    return card["metrics"][metric] if card and metric is not None else None
 
 
 def train() -> None:

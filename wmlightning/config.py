@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -131,6 +132,29 @@ def setting(value: Any, key: str, kind: type, low: float, high: float = float("i
         bounds = f"of at least {low}" if high == float("inf") else f"from {low} to {high}"
         raise UserError(key, f"{value!r} is out of range", f"{what} {bounds}")
     return value
+
+
+def switch(value: Any, key: str) -> bool:
+    """Checks that a value is true or false: ``no`` is a word to Hydra, and any word counts as true to Python.
+
+    Raises:
+        UserError: naming ``key``.
+    """
+    if not isinstance(value, bool):
+        raise UserError(key, f"{value!r} is neither", "true or false")
+    return value
+
+
+def per_channel(values: Any, key: str, channels: int) -> list[float]:
+    """Checks a list of a number for each channel, or of one for all of them, and gives one for each.
+
+    Raises:
+        UserError: naming ``key``.
+    """
+    ok = isinstance(values, list) and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    if not ok or len(values) not in (1, channels):
+        raise UserError(key, f"{values!r} for {channels} channels", "a list of one number for each channel")
+    return list(values) * (channels // len(values))
 
 
 def without(mapping: Mapping[str, Any], *keys: str) -> dict[str, Any]:

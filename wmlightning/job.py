@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from wmlightning.config import make, plain, setting, unmarked_config, without
+from wmlightning.config import make, per_channel, plain, setting, switch, unmarked_config, without
 from wmlightning.data.batches import Loading
 from wmlightning.data.datamodule import Batching, WatermarkData
 from wmlightning.data.source import Source
@@ -32,9 +32,12 @@ from wmlightning.task import own_copy, settle
 from wmlightning.watermarks.base import Watermark
 from wmlightning.watermarks.scheme import Labels, Scheme
 from wmlightning.watermarks.triggers import TriggerMaker, no_triggers
+from wmlightning.watermarks.unrelated import refuse_own_data, refuse_own_images
 
 #: Raise it when the same config no longer gives the same weights.
 _TRAINING_VERSION = 1
+#: The same for ``mix=per_batch`` with negatives, which have turns of their own since then.
+_VERSION_WITH_TURNS = 2
 
 #: Keys that change where, how watched or how fast a model is trained, but not which model it is.
 _NOT_IN_FINGERPRINT = {
@@ -129,6 +132,7 @@ class Job:
         triggers = self.maker.make() if self.maker else no_triggers(self.source.shape)
         val, test = {}, {}
         if self.maker:
+            refuse_own_images(triggers, self.source)
             val = {"trigger": triggers.trained}
             test = {"trigger": triggers.trained, "trigger_new": triggers.new, "decoy": triggers.decoys}
         recipe = self.cfg.recipe
@@ -136,6 +140,7 @@ class Job:
             batch_size=recipe.batch_size,
             mix=self.scheme.mix,
             per_batch=self.scheme.per_batch,
+            negatives_per_batch=self.scheme.negatives_per_batch,
             augment_marked=self.scheme.augment,
             seed=self.seed,
         )
@@ -151,6 +156,7 @@ class Job:
             augment,
             loading,
             triggers.originals,
+            len(triggers.negatives),
         )
 
 
@@ -189,10 +195,12 @@ def prepare(cfg: DictConfig, writes: bool = True, secret: Secret | None = None, 
         check_writable(Path(cfg.runs_dir), "runs_dir", _bytes_needed(net))
 
     roles = plan.roles()
+    refuse_own_data(plan.watermark, source)
     maker = plan.maker(roles)
     n_images = len(roles.train) + (maker.n + maker.n_negatives if maker else 0)
-    if scheme.mix == "per_batch" and scheme.per_batch >= cfg.recipe.batch_size:
-        wrong = f"{scheme.per_batch} marked images in batches of {cfg.recipe.batch_size}"
+    in_each = scheme.per_batch + scheme.negatives_per_batch
+    if scheme.mix == "per_batch" and in_each >= cfg.recipe.batch_size:
+        wrong = f"{in_each} marked images in batches of {cfg.recipe.batch_size}"
         raise UserError("watermark.per_batch", wrong, "fewer, so that clean ones have room")
     if cfg.recipe.batch_size > n_images:
         raise UserError("recipe.batch_size", f"{cfg.recipe.batch_size} of {n_images} images", "a smaller batch")
@@ -236,10 +244,9 @@ def network_of(cfg: DictConfig, source: Source, seed: int) -> nn.Module:
     """
     c, h, w = source.shape
     cfg.auto.update(channels=c, height=h, width=w, n_classes=len(source.classes))
-    mean, std = (plain(cfg.dataset[key]) for key in ("mean", "std"))
-    mean, std = (values * c if len(values) == 1 else values for values in (mean, std))
-    if len(mean) != c or len(std) != c or min(std) <= 0:
-        raise UserError("dataset.mean", f"mean {mean} and std {std} for {c} channels", "one of each for each channel")
+    mean, std = (per_channel(plain(cfg.dataset[key]), f"dataset.{key}", c) for key in ("mean", "std"))
+    if min(std) <= 0:
+        raise UserError("dataset.std", f"{std} is no spread", "numbers above 0")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(role_seed(seed, "init"))
         inner = make(cfg.model, "model")
@@ -279,11 +286,9 @@ def _optimisation(cfg: DictConfig) -> Optimisation:
 
 
 def _check_numbers(cfg: DictConfig) -> None:
-    if not isinstance(cfg.force, bool):
-        raise UserError("force", f"{cfg.force!r} is neither", "true or false")
+    switch(cfg.force, "force")
     for name in ("channels_last", "compile", "decay_all"):
-        if not isinstance(cfg.recipe[name], bool):
-            raise UserError(f"recipe.{name}", f"{cfg.recipe[name]!r} is neither", "true or false")
+        switch(cfg.recipe[name], f"recipe.{name}")
     if not OmegaConf.is_list(cfg.tags):
         raise UserError("tags", f"{cfg.tags!r} is no list", "[first,second]")
     if not isinstance(cfg.runs_dir, str) or not cfg.runs_dir:
@@ -311,6 +316,8 @@ def _identity(cfg: DictConfig, source: Source, watermark: Watermark | None, prec
     identity: dict[str, Any] = {"version": _TRAINING_VERSION, "seed": cfg.seed, "precision": precision}
     for part in ("dataset", "watermark", "model", "recipe", "trainer"):
         identity[part] = portable(without(plain(cfg[part]), *_NOT_IN_FINGERPRINT.get(part, ())))
+    if watermark is not None and cfg.watermark.mix == "per_batch" and cfg.watermark.negatives:
+        identity["version"] = _VERSION_WITH_TURNS
     if watermark is None:  # options of a watermark that is not there make no other model
         identity["watermark"] = plain(unmarked_config())
     defaults = {name: argument.default for name, argument in inspect.signature(L.Trainer).parameters.items()}

@@ -5,10 +5,13 @@ from __future__ import annotations
 import netrc
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
 from wandb import Settings
@@ -21,6 +24,7 @@ from wmlightning.results.privacy import public, public_config
 from wmlightning.results.rows import names_of
 
 _MODES = ("online", "offline", "disabled", "shared")
+_LOGIN = "a key that W&B takes and a network to reach it by, or mode=offline"
 
 #: What a verdict says in numbers and in words, as ``verify/`` in summaries and as columns of the table of verdicts.
 _NUMBERS = ("p_value", "p_adjusted", "e_value", "alpha", "queries", "triggers", "matches", "missing")
@@ -43,6 +47,39 @@ def wandb_logger(mode: str | None = None, **options: Any) -> Logger:
     # W&B would send the whole command line along, in which key files, addresses and tokens of suspects stand.
     options.setdefault("settings", Settings(quiet=True, x_disable_meta=True))
     return WandbLogger(mode=chosen, reinit="create_new", **options)
+
+
+def check_login(loggers: list[Logger]) -> None:
+    """Logs in to W&B if a logger is to be online, before anything is written.
+
+    Args:
+        loggers: all loggers of a piece of work.
+
+    Raises:
+        UserError: if W&B does not take the key, or cannot be reached.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and logger._wandb_init.get("mode") == "online":
+            with told("logger.wandb.mode", "online, but cannot log in"):
+                wandb.login(verify=True)
+
+
+@contextmanager
+def told(key: str, wrong: str, right: str = _LOGIN) -> Iterator[None]:
+    """Tells in one line what W&B refuses.
+
+    Args:
+        key: config key that the line names.
+        wrong: what W&B does not do; its reason is added.
+        right: what would be right.
+
+    Raises:
+        UserError: naming ``key``.
+    """
+    try:
+        yield
+    except WandbError as error:
+        raise UserError(key, f"{wrong} ({str(error)[:200]})", right) from error
 
 
 def has_api_key() -> bool:
@@ -93,6 +130,9 @@ def log_attack(loggers: list[Logger], card: dict[str, Any], owned: bool) -> None
     W&B gets the curve as ``attack/NAME/*`` over ``attack/NAME/strength``, since its panels draw whatever has a metric
     and the strengths of two attacks share no axis; and one table with every surrogate. Recovered images and
     surrogates stay at home. For ``owned`` see :func:`with_names`.
+
+    Raises:
+        UserError: if W&B does not take it.
     """
     config = with_names(card["config"], owned, attack=card["attack"])
     points = [
@@ -101,13 +141,14 @@ def log_attack(loggers: list[Logger], card: dict[str, Any], owned: bool) -> None
         if row["final"]
     ]
     try:
-        for logger in loggers:
-            logger.log_hyperparams({**config, "victim": card["victim"]["fingerprint"]})
-            if isinstance(logger, WandbLogger):
-                _log_to_wandb(logger, card, points)
-            else:
-                for step, metrics in enumerate(points or [card["metrics"]]):
-                    logger.log_metrics(metrics, step=step)
+        with told("logger.wandb", "the attack is done and its card written, but W&B does not take it"):
+            for logger in loggers:
+                logger.log_hyperparams({**config, "victim": card["victim"]["fingerprint"]})
+                if isinstance(logger, WandbLogger):
+                    _log_to_wandb(logger, card, points)
+                else:
+                    for step, metrics in enumerate(points or [card["metrics"]]):
+                        logger.log_metrics(metrics, step=step)
     finally:
         finish(loggers, "success")
 
@@ -143,8 +184,10 @@ def log_verdict(loggers: list[Logger], verdict: dict[str, Any]) -> None:
     about = {name: verdict[name] for name in ("test", "assumption", "alpha", "commitment", "committed")}
     columns = ["suspect", "decision", *_NUMBERS, "test", "commitment"]
     row = [{**verdict, **words}[name] for name in columns]
+    wrong = "the verdict is written, but W&B does not take it"
+    right = "mode=offline; asked again, the suspect gets no query twice"
     try:
-        with warnings.catch_warnings():
+        with told("logger.wandb", wrong, right), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*logs directory .* exists and is not empty.*")  # asked again
             for logger in loggers:
                 logger.log_hyperparams({"suspect": words["suspect"], **about})
@@ -152,9 +195,6 @@ def log_verdict(loggers: list[Logger], verdict: dict[str, Any]) -> None:
                 if isinstance(logger, WandbLogger):
                     logger.log_table("verify/verdicts", columns=columns, data=[row])
                     logger.experiment.summary.update({f"verify/{name}": words[name] for name in _WORDS})
-    except WandbError as error:
-        wrong = f"the verdict is written, but W&B does not take it ({str(error)[:200]})"
-        raise UserError("logger.wandb", wrong, "mode=offline; asked again, the suspect gets no query twice") from error
     finally:
         finish(loggers, "success")
 

@@ -31,7 +31,7 @@ from wmlightning.data.datamodule import WatermarkData
 from wmlightning.errors import UserError
 from wmlightning.files import write_bytes
 from wmlightning.job import Job, prepare
-from wmlightning.loggers import finish, log_attack, make_loggers, with_names
+from wmlightning.loggers import check_login, finish, log_attack, make_loggers, told, with_names
 from wmlightning.models.classifier import Classifier
 from wmlightning.ownership.key import keep_key, read_key, secret_for
 from wmlightning.results.card import environment, fingerprint, read_card, write_card
@@ -130,6 +130,8 @@ def carry_out_all(assaults: list[Assault], job: Job, may_train: bool) -> dict[st
     cards = []
     for assault in assaults:
         loggers = make_loggers(job.cfg, assault.folder, f"{assault.victim.name}/{assault.name}", "attack")
+        if job.cfg.force or assault.finished() is None:
+            check_login(loggers)
         card, before = carry_out(assault, scene, job.cfg.force)
         if not before:
             log_attack(loggers, card, owned=job.cfg.key is not None)
@@ -165,6 +167,7 @@ def unmarked_network(job: Job, may_train: bool) -> nn.Module | None:
 
 def _train_alone(job: Job, training: Training, force: bool) -> dict[str, Any]:
     """Trains unless another process that is at the same model gets there first."""
+    check_login(training.loggers)
     data = job.data_module()  # what is wrong with the data shows before anything is written
     job.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(job.folder / ".lock"):
@@ -245,8 +248,9 @@ class Training:
         status = "failed"
         try:
             if trainer.is_global_zero:
-                for logger in self.loggers:
-                    logger.log_hyperparams(with_names(_hyperparameters(job), owned=job.cfg.key is not None))
+                with told("logger.wandb", "W&B does not take the run"):
+                    for logger in self.loggers:
+                        logger.log_hyperparams(with_names(_hyperparameters(job), owned=job.cfg.key is not None))
             fitted = self._fit(data, going_on)
             if fitted is None:
                 return {}

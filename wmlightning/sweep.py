@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import shutil
 import socket
 import sys
@@ -20,8 +21,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, read_write
 
-from wmlightning.errors import UserError
+from wmlightning.errors import UserError, listed
 from wmlightning.files import check_writable, write_json
+from wmlightning.results.rows import MEASURED
 from wmlightning.sweep_job import PLAN, hydra_config, launcher, read, records_folder, typed_overrides
 
 
@@ -41,6 +43,7 @@ class Sweep(Callback):
         folder = records_folder(config.hydra)
         try:
             _check_installed(config.hydra)
+            _check_metric(config)
             check_writable(folder, "runs_dir", needed_bytes=2**20)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -170,6 +173,17 @@ def _check_installed(hydra: DictConfig) -> None:
     if launcher(hydra) == "SlurmLauncher" and shutil.which("srun") is None:
         right = "start the sweep where sbatch and srun can be called, or take joblib or submitit_local"
         raise UserError("hydra/launcher", "there is no srun on this machine", right)
+
+
+def _check_metric(config: DictConfig) -> None:
+    """Refuses to search for what no job will tell. What callbacks of the user's own measure nobody knows beforehand."""
+    metric = config.get("optimized_metric")
+    if metric is None or config.victim is not None or set(config.callbacks or ()) - {"gallery"}:
+        return
+    unmarked = config.watermark.get("_target_") is None
+    known = [name for name in MEASURED if not (unmarked and re.search("trigger|decoy", name))]
+    if metric not in known:
+        raise UserError("optimized_metric", f"{metric!r} is not measured", f"one of {listed(known)}")
 
 
 def _tell_unfinished(folder: Path) -> None:

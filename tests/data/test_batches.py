@@ -94,6 +94,38 @@ def test_per_batch_puts_just_so_many_marked_images_into_every_batch(
         assert set(in_turn) == set(range(n_clean, n_clean + n_marked))
 
 
+@few
+@given(
+    n_clean=st.integers(6, 80),
+    counts=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    each=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    size=st.integers(7, 20),
+    world=WORLDS,
+)
+def test_per_batch_gives_triggers_and_negatives_turns_of_their_own(
+    n_clean: int, counts: tuple[int, int], each: tuple[int, int], size: int, world: int
+) -> None:
+    options = {"n_clean": n_clean, "n_marked": sum(counts), "batch_size": size, "mix": "per_batch"}
+    options |= {"per_batch": each[0], "n_negatives": counts[1], "negatives_per_batch": each[1]}
+    shares = _epoch(**options, world_size=world)
+    batches = _whole(shares)
+    assert max(map(len, batches)) <= size
+    assert sorted(i for i in _flat(batches) if i < n_clean) == list(range(n_clean))
+    first = n_clean
+    for n, k in zip(counts, each, strict=True):
+        own = range(first, first + n)
+        assert all(sum(i in own for i in batch) == k for batch in batches)
+        in_turn = [i for i in _flat(_in_order(shares, n_clean)) if i in own]
+        for start in range(0, len(in_turn), n):  # all before any comes again
+            assert len(set(in_turn[start : start + n])) == len(in_turn[start : start + n])
+        first += n
+
+
+def test_negatives_are_more_marked_images_where_all_are_mixed() -> None:
+    options: dict[str, Any] = {"n_clean": 20, "n_marked": 9, "batch_size": 8, "mix": "concat"}
+    assert _epoch(**options, n_negatives=4, negatives_per_batch=2) == _epoch(**options)
+
+
 def _in_order(shares: list[list[list[int]]], n_clean: int) -> list[list[int]]:
     """The marked images of each batch in the order of a single process's plan."""
     batches = []

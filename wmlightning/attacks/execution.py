@@ -23,7 +23,7 @@ from wmlightning.attacks.base import Arithmetic, Attack, ClaimAttack, DetectionA
 from wmlightning.attacks.claims import hear_all
 from wmlightning.attacks.exposure import Marks, expose, picture
 from wmlightning.attacks.judge import Judge, digest
-from wmlightning.config import dataset_config, make, option_names, plain, setting
+from wmlightning.config import dataset_config, make, option_names, plain, setting, switch
 from wmlightning.data.batches import Loading
 from wmlightning.data.folder import fit_images
 from wmlightning.data.source import Source
@@ -101,8 +101,7 @@ def plan(job: Job, victim: Victim) -> list[Assault]:
     if cfg.attacker.n is not None:
         setting(cfg.attacker.n, "attacker.n", int, 2)
     for name in ("unmarked", "keep_surrogates"):
-        if not isinstance(cfg.judge[name], bool):
-            raise UserError(f"judge.{name}", f"{cfg.judge[name]!r} is neither", "true or false")
+        switch(cfg.judge[name], f"judge.{name}")
     other: Source | None = None
     if cfg.attacker.data is not None:
         other = make(dataset_config(str(cfg.attacker.data), "attacker.data", cfg), "attacker.data")

@@ -9,7 +9,7 @@ import torch
 
 from wmlightning.attacks.base import RemovalAttack, Stolen, Surrogate, choice
 from wmlightning.attacks.tuning import Augment, Tuning, head, rates_of
-from wmlightning.errors import UserError
+from wmlightning.config import switch
 from wmlightning.seeds import role_seed
 
 
@@ -46,12 +46,10 @@ class FineTune(RemovalAttack):
         weight_decay: float = 5e-4,
         augment: Augment | None = None,
     ) -> None:
-        if not isinstance(reinitialize, bool):
-            raise UserError("attack.finetune.reinitialize", f"{reinitialize!r} is neither", "true or false")
         self.learning_rates = rates_of(learning_rates, "attack.finetune.learning_rates")
         self.layers = choice(layers, "attack.finetune.layers", "all", "last")
         self.labels = choice(labels, "attack.finetune.labels", "own", "victim")
-        self.reinitialize = reinitialize
+        self.reinitialize = switch(reinitialize, "attack.finetune.reinitialize")
         self.tuning = Tuning(epochs, batch_size, momentum, weight_decay, augment)
         self.tuning.check("attack.finetune")
 

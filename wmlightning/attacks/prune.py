@@ -11,7 +11,7 @@ from torch.nn.utils.prune import L1Unstructured
 
 from wmlightning.attacks.base import RemovalAttack, Stolen, Surrogate, choice
 from wmlightning.attacks.tuning import Augment, Tuning
-from wmlightning.config import setting
+from wmlightning.config import setting, switch
 from wmlightning.errors import UserError
 
 
@@ -51,9 +51,7 @@ class Prune(RemovalAttack):
     ) -> None:
         self.rates = pruning_rates(rates, "attack.prune.rates")
         self.scope = choice(scope, "attack.prune.scope", "global", "layer")
-        if not isinstance(everything, bool):
-            raise UserError("attack.prune.everything", f"{everything!r} is neither", "true or false")
-        self.everything = everything
+        self.everything = switch(everything, "attack.prune.everything")
         setting(repair_epochs, "attack.prune.repair_epochs", int, 0)
         self.lr = setting(lr, "attack.prune.lr", float, 1e-12, 1e3)
         self.labels = choice(labels, "attack.prune.labels", "own", "victim")

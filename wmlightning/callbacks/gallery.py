@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from wmlightning.config import setting, switch
 from wmlightning.data.batches import ImageSet
 from wmlightning.files import write_bytes
 
@@ -28,8 +29,8 @@ class TriggerGallery(L.Callback):
 
     def __init__(self, path: str, to_logger: bool = False, columns: int = 8) -> None:
         self.path = Path(path)
-        self.to_logger = to_logger
-        self.columns = columns
+        self.to_logger = switch(to_logger, "callbacks.gallery.to_logger")
+        self.columns = setting(columns, "callbacks.gallery.columns", int, 1)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the sheet, once, by the first process."""

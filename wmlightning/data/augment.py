@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from wmlightning.config import switch
 from wmlightning.errors import UserError
 
 
@@ -18,14 +19,14 @@ class ShiftFlip:
         flip: whether every other image (at random) is mirrored left to right.
 
     Raises:
-        UserError: if ``shift`` is negative or no whole number.
+        UserError: if ``shift`` is negative or no whole number, or ``flip`` is neither true nor false.
     """
 
     def __init__(self, shift: int = 0, flip: bool = False) -> None:
         if type(shift) is not int or shift < 0:
             raise UserError("recipe.augment.shift", f"{shift!r} pixels", "a whole number of at least 0")
         self.shift = shift
-        self.flip = flip
+        self.flip = switch(flip, "recipe.augment.flip")
 
     def __call__(self, images: Tensor, keep: Tensor, draw: torch.Generator) -> Tensor:
         """Augments a batch.

@@ -130,12 +130,15 @@ class TrainPlan(Sampler[tuple[Tensor, int]]):
         n_clean: number of clean images.
         n_marked: number of marked images.
         batch_size: images a step, all processes together; the last batches are not smaller but all nearly equal.
-        mix: ``concat`` shuffles the marked images in, once each per epoch; ``per_batch`` puts ``per_batch`` of
-            them into each batch beside the clean ones, starting over when all had their turn.
+        mix: ``concat`` shuffles the marked images in, once each per epoch; ``per_batch`` puts ``per_batch`` triggers
+            and ``negatives_per_batch`` negatives into each batch beside the clean ones. Triggers and negatives have
+            turns of their own, and start over when all had theirs.
         per_batch: see ``mix``.
         seed: seed of the training.
         rank: number of this process.
         world_size: processes that share each batch.
+        n_negatives: how many of the marked images, the last ones, are negatives and no triggers.
+        negatives_per_batch: see ``mix``.
     """
 
     def __init__(
@@ -148,12 +151,15 @@ class TrainPlan(Sampler[tuple[Tensor, int]]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        n_negatives: int = 0,
+        negatives_per_batch: int = 0,
     ) -> None:
-        self.n_clean = n_clean
-        self.n_marked = n_marked
-        self.per_batch = per_batch if mix == "per_batch" and n_marked else 0
-        self.n_mixed = n_clean if self.per_batch else n_clean + n_marked
-        self.n_batches = -(-self.n_mixed // max(1, batch_size - self.per_batch))
+        n_triggers = n_marked - n_negatives
+        kinds = [(n_clean, n_triggers, per_batch), (n_clean + n_triggers, n_negatives, negatives_per_batch)]
+        #: What comes in turns: where its numbers begin, how many there are, and how many come in each batch.
+        self.kinds = [kind for kind in kinds if mix == "per_batch" and kind[1] and kind[2]]
+        self.n_mixed = n_clean if self.kinds else n_clean + n_marked
+        self.n_batches = -(-self.n_mixed // max(1, batch_size - sum(each for _, _, each in self.kinds)))
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
@@ -171,15 +177,17 @@ class TrainPlan(Sampler[tuple[Tensor, int]]):
         order = torch.randperm(self.n_mixed, generator=draw)
         marked = self._marked_turns(draw)
         for step, batch in enumerate(torch.tensor_split(order, self.n_batches)):
-            turn = marked[step * self.per_batch : (step + 1) * self.per_batch]
-            whole = torch.cat([batch, turn]) if self.per_batch else batch
+            whole = torch.cat([batch, marked[step]])
             yield whole[self.rank :: self.world_size], role_seed(self.seed, "augment", self.epoch, step, self.rank)
 
     def _marked_turns(self, draw: torch.Generator) -> Tensor:
-        needed = self.per_batch * self.n_batches
-        rounds = -(-needed // self.n_marked) if self.n_marked else 0
-        turns = [torch.randperm(self.n_marked, generator=draw) + self.n_clean for _ in range(rounds)]
-        return torch.cat(turns)[:needed] if turns else torch.empty(0, dtype=torch.int64)
+        """The marked images of each batch: int64 ``(n_batches, k)``."""
+        parts = [torch.empty((self.n_batches, 0), dtype=torch.int64)]
+        for first, n, each in self.kinds:
+            needed = each * self.n_batches
+            turns = [first + torch.randperm(n, generator=draw) for _ in range(-(-needed // n))]
+            parts.append(torch.cat(turns)[:needed].view(self.n_batches, each))
+        return torch.cat(parts, dim=1)
 
 
 class EvalPlan(Sampler[tuple[Tensor, int]]):

@@ -35,6 +35,7 @@ class Batching:
     batch_size: int
     mix: Mix = "concat"
     per_batch: int = 0
+    negatives_per_batch: int = 0
     augment_marked: bool = False
     seed: int = 0
 
@@ -51,6 +52,7 @@ class WatermarkData(L.LightningDataModule):
         augment: augmentation of whole batches: ``(images uint8, keep bool, generator) -> images uint8``.
         loading: workers and batch sizes; rank and world size are taken from the trainer.
         originals: the first triggers' images before they were marked, for the gallery.
+        n_negatives: how many of ``merged``, the last ones, are negatives.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class WatermarkData(L.LightningDataModule):
         augment: Augment | None = None,
         loading: Loading | None = None,
         originals: Tensor | None = None,
+        n_negatives: int = 0,
     ) -> None:
         super().__init__()
         self.source = source
@@ -73,6 +76,7 @@ class WatermarkData(L.LightningDataModule):
         self.augment = augment
         self.loading = loading or Loading()
         self.originals = originals
+        self.n_negatives = n_negatives
 
     def loader_names(self, stage: str) -> list[str]:
         """Names of the evaluation loaders, in their order: ``clean`` first."""
@@ -98,6 +102,8 @@ class WatermarkData(L.LightningDataModule):
             seed=role_seed(self.batching.seed, "train"),
             rank=loading.rank,
             world_size=loading.world_size,
+            n_negatives=self.n_negatives,
+            negatives_per_batch=self.batching.negatives_per_batch,
         )
         return loading.loader(dataset, plan, workers=not self.source.in_memory)
 

@@ -15,6 +15,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+from wmlightning.config import setting, switch
 from wmlightning.data.broken import (
     BROKEN_PICTURE,
     described,
@@ -65,10 +66,9 @@ class ImageFolder(Source):
     ) -> None:
         if root is None:
             raise UserError("dataset.root", "no folder is named", "dataset.root=FOLDER, one sub-folder a class")
-        if channels not in (1, 3):
-            raise UserError("dataset.channels", f"{channels} channels", "1 (grey) or 3 (colour)")
-        if size < 1:
-            raise UserError("dataset.size", f"{size} pixels", "a positive number")
+        if type(channels) is not int or channels not in (1, 3):
+            raise UserError("dataset.channels", f"{channels!r} channels", "1 (grey) or 3 (colour)")
+        setting(size, "dataset.size", int, 1)
         if broken not in ("refuse", "skip"):
             raise UserError("dataset.broken", f"{broken!r} is unknown", "refuse or skip")
         self.root = Path(root)
@@ -79,7 +79,7 @@ class ImageFolder(Source):
         super().__init__(name, classes, (channels, size, size))
         self._all = {split: self._list(split) for split in SPLITS}
         fits = sum(map(len, self._all.values())) * channels * size * size <= _MEMORY_LIMIT
-        self.in_memory = fits if in_memory == "auto" else in_memory
+        self.in_memory = fits if in_memory == "auto" else switch(in_memory, "dataset.source.in_memory")
 
     def _has_splits(self) -> bool:
         return (self.root / "train").is_dir() and (self.root / "test").is_dir()

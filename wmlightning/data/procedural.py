@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from wmlightning.config import setting
 from wmlightning.data.source import MemorySource, Split
 from wmlightning.secret import Secret
 
@@ -49,7 +50,10 @@ class Procedural(MemorySource):
         name: str = "procedural",
     ) -> None:
         super().__init__(name, list(_PATTERNS), shape)
-        self._sizes = {"train": n_train, "test": n_test}
+        self._sizes = {
+            "train": setting(n_train, "dataset.source.n_train", int, 1),
+            "test": setting(n_test, "dataset.source.n_test", int, 1),
+        }
 
     def read(self, split: Split) -> tuple[Tensor, Tensor]:
         """See :meth:`MemorySource.read`."""

@@ -39,6 +39,8 @@ class Source(ABC):
     def __init__(self, name: str, classes: Sequence[str], shape: Sequence[int]) -> None:
         self.name = name
         self.classes = tuple(map(str, classes))
+        if any(isinstance(n, (bool, float)) or int(n) < 1 for n in shape):
+            raise UserError("dataset.source.shape", f"{list(shape)} is no shape", "[channels, height, width] in pixels")
         c, h, w = shape
         self.shape = (int(c), int(h), int(w))
 

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from wmlightning.config import switch
 from wmlightning.data.broken import BROKEN_PICTURE
 from wmlightning.data.folder import fit_image, upright
 from wmlightning.data.parquet import image_and_label
@@ -52,7 +53,7 @@ class StandardSource(MemorySource):
         super().__init__(name, classes, shape)
         self.reader = reader
         self.data_dir = Path(data_dir)
-        self.download = download
+        self.download = switch(download, "dataset.source.download")
 
     def _parquet(self, split: Split) -> list[Path]:
         return sorted((self.data_dir / self.name).glob(f"{split}-*.parquet"))

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock
 
+from wmlightning.config import setting
+
 
 class Normalized(nn.Module):
     """A network that normalises its input itself, so that everybody outside speaks of images in [0, 1].
@@ -64,6 +66,8 @@ class SmallCNN(nn.Sequential):
         left = ((size - 2) // 2 - 2) // 2
         if left < 1:
             raise ValueError(f"images of {size}x{size} are too small: at least 10x10")
+        setting(width, "model.width", int, 1)
+        setting(hidden, "model.hidden", int, 1)
         super().__init__(
             nn.Conv2d(channels, width, 3),
             nn.MaxPool2d(2),  # pooling before the rectifier gives the same and rectifies a quarter of the pixels
@@ -92,6 +96,7 @@ class VGGStyleCNN(nn.Sequential):
     def __init__(self, channels: int, size: int, n_classes: int, width: int = 32) -> None:
         if size < 8:
             raise ValueError(f"images of {size}x{size} are too small: at least 8x8")
+        setting(width, "model.width", int, 1)
         stages: list[nn.Module] = []
         n_in = channels
         for n_out in (width, 2 * width, 4 * width):
@@ -134,6 +139,7 @@ class ResNet9(nn.Sequential):
     """
 
     def __init__(self, channels: int, n_classes: int, width: int = 16) -> None:
+        setting(width, "model.width", int, 1)
         super().__init__(
             _conv(channels, width),
             _conv(width, 2 * width, pool=True),

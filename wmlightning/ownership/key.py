@@ -27,7 +27,7 @@ from wmlightning.data.batches import ImageSet
 from wmlightning.data.held import HeldSource
 from wmlightning.data.source import SPLITS
 from wmlightning.errors import UserError
-from wmlightning.files import write_bytes
+from wmlightning.files import check_writable, write_bytes
 from wmlightning.job import Job
 from wmlightning.secret import Secret
 from wmlightning.task import Plan, settle
@@ -135,8 +135,15 @@ def make_key(job: Job) -> Key:
 
 
 def secret_for(path: Path) -> Secret:
-    """The secret of the key at ``path``, or a new one from the system's generator if there is none yet."""
-    return read_key(path).secret if path.exists() else Secret(secrets.token_bytes(32))
+    """The secret of the key at ``path``, or a new one from the system's generator if there is none yet.
+
+    Raises:
+        UserError: if there is no readable key, or none could be written.
+    """
+    if path.exists():
+        return read_key(path).secret
+    check_writable(path.parent, "key", needed_bytes=2**20)
+    return Secret(secrets.token_bytes(32))
 
 
 def keep_key(job: Job, path: Path) -> Key:

@@ -12,6 +12,12 @@ Row = dict[str, Any]
 #: Metrics that cards give under ``test/`` (the whole test split) and ``attack/`` (the half that no thief had).
 ACCURACIES = ("clean_acc", "source_acc", "trigger_acc", "trigger_new_acc", "decoy_acc", "decoy_acc_max")
 
+#: Everything that the card of a training measures.
+MEASURED = (
+    *("train/loss", "train/clean_acc", "val/clean_acc", "val/trigger_acc"),
+    *(f"test/{name}" for name in ACCURACIES),
+)
+
 #: Every column of the tidy table, in its order, with its type.
 COLUMNS = {
     **dict.fromkeys(("dataset", "watermark", "key", "model"), "text"),

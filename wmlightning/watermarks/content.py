@@ -5,12 +5,14 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageFont, UnidentifiedImageError
 from torch import Tensor
 
+from wmlightning.config import setting
 from wmlightning.errors import UserError
 from wmlightning.watermarks.base import Mark, MarkingWatermark
 
@@ -47,24 +49,23 @@ class Content(MarkingWatermark):
         text = None if text is None else str(text)  # digits alone arrive as a number
         if text is not None and not (0 < len(text) <= 64 and text.isascii() and text.isprintable() and text.strip()):
             raise UserError("watermark.text", f"{text!r} cannot be written", "1 to 64 printable ASCII characters")
-        if not 1 <= n_letters <= 64:
-            raise UserError("watermark.n_letters", f"{n_letters} letters", "1 to 64")
-        if opacity is not None and not 0.01 <= opacity <= 1:  # less is rounded away
-            raise UserError("watermark.opacity", f"{opacity} is out of range", "a number in [0.01, 1]")
-        if scale is not None and scale < 1:
-            raise UserError("watermark.scale", f"{scale} is out of range", "1 or more")
-        if position is not None and len(position) != 2:
-            raise UserError("watermark.position", f"{list(position)} is no place", "[x, y]")
-        levels = [color] if isinstance(color, int) else list(color or [])
-        if len(levels) not in (0, 1, 3) or any(not 0 <= level <= 255 for level in levels):
-            raise UserError("watermark.color", f"{color} is no colour", "[r, g, b] or one grey value in 0..255")
+        setting(n_letters, "watermark.n_letters", int, 1, 64)
+        if opacity is not None:
+            setting(opacity, "watermark.opacity", float, 0.01, 1)  # less is rounded away
+        if scale is not None:
+            setting(scale, "watermark.scale", int, 1)
+        if position is not None and not (_whole(position) and len(position) == 2):
+            raise UserError("watermark.position", f"{position!r} is no place", "[x, y] in whole pixels")
+        levels = [] if color is None else [color] if isinstance(color, int) else color
+        if not _whole(levels) or len(levels) not in (0, 1, 3) or any(not 0 <= level <= 255 for level in levels):
+            raise UserError("watermark.color", f"{color!r} is no colour", "[r, g, b] or one grey value in 0..255")
         self.text = text
         self.n_letters = n_letters
         self.logo = None if logo is None else _read_logo(Path(logo))
-        self.position = None if position is None else (int(position[0]), int(position[1]))
+        self.position = None if position is None else (position[0], position[1])
         self.scale = scale
         self.opacity = opacity
-        self.color = levels or None
+        self.color = list(levels) or None
 
     def check(self, shape: tuple[int, int, int], n_marks: int, negatives: bool) -> None:
         """See :meth:`Watermark.check`."""
@@ -148,6 +149,10 @@ class Content(MarkingWatermark):
         if len(levels) == c:
             return torch.tensor(levels, dtype=torch.int32)
         return torch.full((c,), sum(levels) // len(levels), dtype=torch.int32)
+
+
+def _whole(numbers: Any) -> bool:
+    return isinstance(numbers, (list, tuple)) and all(type(number) is int for number in numbers)
 
 
 def _glyphs(text: str) -> Tensor:

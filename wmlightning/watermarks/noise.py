@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from wmlightning.config import switch
 from wmlightning.errors import UserError
 from wmlightning.watermarks.base import Mark, MarkingWatermark
 
@@ -20,10 +21,10 @@ class Noise(MarkingWatermark):
     """
 
     def __init__(self, strength: float = 0.2, fresh: bool = False) -> None:
-        if not 0 < strength <= 1:
-            raise UserError("watermark.strength", f"{strength} is out of range", "a number in (0, 1]")
+        if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 < strength <= 1:
+            raise UserError("watermark.strength", f"{strength!r} is out of range", "a number in (0, 1]")
         self.strength = strength
-        self.fresh = fresh
+        self.fresh = switch(fresh, "watermark.fresh")
 
     def apply(self, images: Tensor, mark: Mark, batch: str) -> Tensor:
         """See :meth:`MarkingWatermark.apply`."""

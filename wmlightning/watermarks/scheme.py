@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from wmlightning.config import switch
 from wmlightning.data.batches import Mix
 from wmlightning.data.source import Source
 from wmlightning.errors import UserError
@@ -38,7 +39,7 @@ class Scheme:
             the true one).
         negatives: strangers' marks trained to keep the true label, relative to ``n_triggers``; the paper has 0.
         mix: ``concat`` or ``per_batch``: see :class:`wmlightning.data.batches.TrainPlan`.
-        per_batch: marked images in each batch, with ``mix=per_batch``.
+        per_batch: triggers in each batch, with ``mix=per_batch``; negatives come besides, ``negatives`` times as many.
         augment: whether marked images are augmented like clean ones.
         n_decoys: strangers whose marks are tested in ``test/decoy_acc``.
     """
@@ -73,8 +74,7 @@ class Scheme:
             _refuse("negatives", f"{self.negatives!r} is out of range", "0 or more, relative to the triggers")
         if self.mix not in ("concat", "per_batch"):
             _refuse("mix", f"{self.mix!r} is no way of mixing", "concat or per_batch")
-        if not isinstance(self.augment, bool):
-            _refuse("augment", f"{self.augment!r} is neither", "true or false")
+        switch(self.augment, "watermark.augment")
         several = self.n_marks > 1 or self.label == "random"
         if several and self.target_class not in (AUTO, SECRET):
             why = f"{self.target_class!r} with n_marks={self.n_marks}, label={self.label}"
@@ -84,6 +84,11 @@ class Scheme:
     def several_labels(self) -> bool:
         """Whether the key has more than one label."""
         return self.n_marks > 1 or self.label == "random"
+
+    @property
+    def negatives_per_batch(self) -> int:
+        """Negatives in each batch, with ``mix=per_batch``: at least one, if any are wanted."""
+        return max(1, round(self.per_batch * self.negatives)) if self.negatives else 0
 
 
 @dataclass(frozen=True)
@@ -138,13 +143,15 @@ def choose_labels(
     target: int | None = None  # of the one mark, where the secret does not draw it
     if not scheme.several_labels and scheme.target_class == AUTO:
         target = source.class_number(own_target, "dataset.target_class")
+        if target == auto_source and (own_source, own_target) == (0, 1):  # of classes 1, 2, 3 the one is a name
+            auto_source, target = 0, 1
     elif not scheme.several_labels and scheme.target_class != SECRET:
         target = source.class_number(scheme.target_class, "watermark.target_class")
     wanted = scheme.source_class
-    if wanted == AUTO:
-        wanted = ANY if scheme.several_labels else auto_source
-    if wanted == ANY:
+    if wanted == ANY or (wanted == AUTO and scheme.several_labels):
         sources = tuple(range(n))
+    elif wanted == AUTO:
+        sources = (auto_source,)
     elif wanted == SECRET:
         sources = (next(number for number in drawn if number != target),)
     else:

@@ -7,10 +7,13 @@ import torch
 from torch import Tensor
 
 from wmlightning.data.folder import fit_images
-from wmlightning.data.source import Source, Split
+from wmlightning.data.source import SPLITS, Source, Split
 from wmlightning.errors import UserError, listed
 from wmlightning.secret import Secret
-from wmlightning.watermarks.base import Mark, PictureWatermark
+from wmlightning.watermarks.base import Mark, PictureWatermark, Watermark
+from wmlightning.watermarks.triggers import Triggers
+
+_OTHER_DATA = "data that have nothing to do with the task, such as watermark.images=procedural"
 
 
 class Unrelated(PictureWatermark):
@@ -89,3 +92,40 @@ class Unrelated(PictureWatermark):
         chosen = mark.stream(f"pictures/{split}").sample(len(members), min(n, len(members)))
         # In the order of the file: studies rest on it. Who compares keys must take places in it at random.
         return split, torch.from_numpy(np.sort(members[chosen]).astype(np.int64))
+
+
+def refuse_own_data(watermark: Watermark | None, task: Source) -> None:
+    """Makes sure that a watermark's pictures are of other data than the task's. Reads labels.
+
+    Raises:
+        UserError: if the data are the same.
+    """
+    for other in vars(watermark).values() if watermark is not None else ():
+        if isinstance(other, Source) and other.identity() == task.identity():
+            raise UserError("watermark.images", f"{other.name} is the task's own data", _OTHER_DATA)
+
+
+def refuse_own_images(triggers: Triggers, task: Source) -> None:
+    """Makes sure that no picture is an image of the task: it would be trained on with two labels, or tested untrue.
+
+    Data under another name may hold the same images (``mnist5k`` is a part of ``mnist``), so that pixels are compared.
+    A task that is not in memory is not read for that.
+
+    Args:
+        triggers: everything that was made from the key.
+        task: the task's data.
+
+    Raises:
+        UserError: if one is.
+    """
+    if triggers.originals is not None or not task.in_memory:  # made of images of the task; or too many of them
+        return
+    sets = (triggers.trained, triggers.new, triggers.negatives, triggers.decoys)
+    pictures = [picture.tobytes() for made in sets for picture in made.images.numpy()]
+    wanted, met = set(pictures), set[bytes]()
+    for split in SPLITS:
+        for index in torch.split(torch.arange(len(task.labels(split))), 1000):
+            met |= wanted.intersection(image.tobytes() for image in task.images(split, index).numpy())
+    if met:
+        wrong = f"{sum(picture in met for picture in pictures)} of {len(pictures)} pictures are images of {task.name}"
+        raise UserError("watermark.images", wrong, _OTHER_DATA)
