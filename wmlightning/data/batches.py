@@ -136,6 +136,7 @@ class TrainPlan(Sampler[tuple[Tensor, int]]):
         seed: seed of the training.
         rank: number of this process.
         world_size: processes that share each batch.
+        frozen: every epoch is like the first, augmentation included.
     """
 
     def __init__(
@@ -148,6 +149,7 @@ class TrainPlan(Sampler[tuple[Tensor, int]]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        frozen: bool = False,
     ) -> None:
         self.n_clean = n_clean
         self.n_marked = n_marked
@@ -157,11 +159,12 @@ class TrainPlan(Sampler[tuple[Tensor, int]]):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.frozen = frozen
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of each epoch."""
-        self.epoch = epoch
+        self.epoch = 0 if self.frozen else epoch
 
     def __len__(self) -> int:
         return self.n_batches

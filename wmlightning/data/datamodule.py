@@ -37,6 +37,7 @@ class Batching:
     per_batch: int = 0
     augment_marked: bool = False
     seed: int = 0
+    frozen: bool = False
 
 
 class WatermarkData(L.LightningDataModule):
@@ -98,6 +99,7 @@ class WatermarkData(L.LightningDataModule):
             seed=role_seed(self.batching.seed, "train"),
             rank=loading.rank,
             world_size=loading.world_size,
+            frozen=self.batching.frozen,
         )
         return loading.loader(dataset, plan, workers=not self.source.in_memory)
 
