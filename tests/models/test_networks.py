@@ -120,3 +120,13 @@ def test_resnet9_pools_as_torch_does(dtype: torch.dtype, layout: torch.memory_fo
         assert x.grad is not None
         gradients.append(x.grad)
     assert torch.equal(*gradients)
+
+
+def test_trying_a_network_out_leaves_no_trace(composed: Callable[..., DictConfig]) -> None:
+    cfg = composed("model=resnet9", "dataset=procedural")
+    state = torch.get_rng_state()
+    net = network_of(cfg, make(cfg.dataset.source, "dataset.source"), 0)
+    assert torch.equal(torch.get_rng_state(), state)
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(norm.num_batches_tracked == 0 and not norm.running_mean.any() for norm in norms)
+    assert all(module.training for module in net.modules())
