@@ -60,6 +60,19 @@ def told(done: Any, key: str, runs: Path) -> str:
     return lines[0]
 
 
+COLOUR = "model=mobilenet_v3 dataset.source.shape=[3,32,32]"
+VIT = " ".join(
+    f"+model.{key}={value}"
+    for key, value in {
+        "image_size": 224,
+        "patch_size": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "hidden_dim": 16,
+        "mlp_dim": 16,
+    }.items()
+)
+
 #: The key that the message names, and what the user typed. A key is named whole or by its beginning.
 MISTAKES = [
     # classes
@@ -176,6 +189,8 @@ MISTAKES = [
     ("model", "model._target_=nowhere.Net"),
     ("model", "model._target_=torch.nn.Identity"),
     ("model._target_", "model._target_=builtins.dict"),
+    ("model", f"{COLOUR} model._target_=torchvision.models.VisionTransformer {VIT}"),  # an assertion fails
+    ("model", f"{COLOUR} model._target_=torchvision.models.googlenet +model.init_weights=false"),  # two more outputs
     # devices and precision
     ("trainer.precision", "trainer.precision=16-mixed"),
     ("trainer.precision", "trainer.precision=64-true"),
@@ -193,6 +208,57 @@ MISTAKES = [
     ("trainer", "trainer.limit_train_batches=-3"),
     ("trainer", "+trainer.no_such_argument=1"),
     ("trainer", "trainer._target_=nowhere.Trainer"),
+    ("trainer.min_epochs", "trainer.min_epochs=5"),  # of 1
+    ("trainer.min_epochs", "trainer.min_epochs=some"),
+    ("trainer.min_steps", "trainer.min_steps=5 trainer.max_steps=4"),
+    ("trainer.max_steps", "trainer.max_steps=0"),
+    ("trainer.max_steps", "trainer.max_steps=1.5"),
+    ("trainer.max_time", "trainer.max_time=00:00:00:00"),
+    ("trainer.max_time", "trainer.max_time={seconds:0}"),
+    ("trainer", "trainer.max_time=0"),
+    ("trainer", "trainer.max_time=soon"),
+    ("trainer.fast_dev_run", "trainer.fast_dev_run=no"),
+    ("trainer.limit_train_batches", "trainer.limit_train_batches=0"),
+    ("trainer.limit_train_batches", "trainer.limit_train_batches=1.5"),
+    ("trainer.limit_train_batches", "trainer.limit_train_batches=0.01"),  # of 5 batches
+    ("trainer.limit_train_batches", "trainer.limit_train_batches=true"),
+    ("trainer.limit_val_batches", "trainer.limit_val_batches=0.5"),  # of 1 batch
+    ("trainer.limit_val_batches", "trainer.limit_val_batches=-1"),
+    ("trainer.limit_test_batches", "trainer.limit_test_batches=0"),
+    ("trainer.limit_test_batches", "trainer.limit_test_batches=0.0"),
+    ("trainer.limit_test_batches", "trainer.limit_test_batches=0.5"),
+    ("trainer.overfit_batches", "trainer.overfit_batches=-2"),
+    ("trainer.overfit_batches", "trainer.overfit_batches=nan"),
+    ("trainer.val_check_interval", "trainer.val_check_interval=1000"),
+    ("trainer.val_check_interval", "trainer.val_check_interval=3 trainer.limit_train_batches=2"),
+    ("trainer.val_check_interval", "trainer.val_check_interval=0"),
+    ("trainer.val_check_interval", "trainer.val_check_interval=1.5"),
+    ("trainer", "trainer.val_check_interval=often"),
+    ("trainer.check_val_every_n_epoch", "trainer.check_val_every_n_epoch=0"),
+    ("trainer.check_val_every_n_epoch", "trainer.check_val_every_n_epoch=1.5"),
+    ("trainer", "trainer.check_val_every_n_epoch=null trainer.val_check_interval=0.5"),
+    ("trainer.num_sanity_val_steps", "trainer.num_sanity_val_steps=two"),
+    ("trainer.num_sanity_val_steps", "trainer.num_sanity_val_steps=-2"),
+    ("trainer.log_every_n_steps", "trainer.log_every_n_steps=-1"),
+    ("trainer.accumulate_grad_batches", "trainer.accumulate_grad_batches=0"),
+    ("trainer.accumulate_grad_batches", "trainer.accumulate_grad_batches=null"),
+    ("trainer.gradient_clip_val", "trainer.gradient_clip_val=-1"),
+    ("trainer.gradient_clip_val", "trainer.gradient_clip_val=a"),
+    ("trainer", "trainer.gradient_clip_val=1 trainer.gradient_clip_algorithm=hard"),
+    ("trainer.num_nodes", "trainer.num_nodes=0"),
+    ("trainer.strategy", "trainer.strategy=ddp_spawn"),
+    ("trainer.strategy", "trainer.strategy=fsdp"),
+    ("trainer.deterministic", "trainer.deterministic=no"),
+    ("trainer.deterministic", "trainer.deterministic=1"),
+    ("trainer.benchmark", "trainer.benchmark=yes"),
+    ("trainer.detect_anomaly", "trainer.detect_anomaly=off"),
+    ("trainer.detect_anomaly", "trainer.detect_anomaly=null"),
+    ("trainer.sync_batchnorm", "trainer.sync_batchnorm=no"),
+    ("trainer.enable_progress_bar", "trainer.enable_progress_bar=no"),
+    ("trainer.enable_model_summary", "trainer.enable_model_summary=no"),
+    ("trainer.inference_mode", "+trainer.inference_mode=no"),
+    ("trainer.use_distributed_sampler", "trainer.use_distributed_sampler=true"),
+    ("trainer.use_distributed_sampler", "trainer.use_distributed_sampler=no"),
     # optimisation
     ("recipe.batch_size", "recipe.batch_size=0"),
     ("recipe.batch_size", "recipe.batch_size=100000"),
@@ -255,6 +321,8 @@ MISTAKES = [
     ("callbacks.gallery", "+callbacks.gallery.size=3"),
     ("callbacks.gallery.to_logger", "callbacks.gallery.to_logger=no logger=tensorboard"),
     ("callbacks.gallery.columns", "+callbacks.gallery.columns=2.5"),
+    ("callbacks.gallery", "callbacks.gallery=null"),
+    ("callbacks.mine", "+callbacks.mine._target_=builtins.dict"),
 ]
 
 
@@ -435,6 +503,28 @@ def test_pictures_that_are_nowhere(main: Main, runs: Path, typed: str) -> None:
     told(main("dataset=image_folder", "trainer=cpu", *typed.split()), "dataset.root", runs)
 
 
+@pytest.mark.parametrize(
+    ("key", "typed"),
+    [
+        ("logger.csv", "logger.csv._target_=nowhere.Logger"),
+        ("callbacks.gallery", "callbacks.gallery._target_=nowhere.Gallery"),
+        ("recipe.augment", "recipe.augment.shift=-1"),
+        ("trainer", "trainer.devices=0"),
+        ("trainer.precision", "trainer.precision=half"),
+        ("trainer.limit_test_batches", "trainer.limit_test_batches=0"),
+        ("model", "model.width=-1"),
+    ],
+)
+def test_other_mistakes_are_told_before_data_are_looked_for(
+    main: Main, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, typed: str
+) -> None:
+    def download(self: object) -> None:
+        raise AssertionError("data are downloaded")
+
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", download)
+    told(main("dataset=mnist", f"data_dir={tmp_path}/data", "trainer=cpu", *typed.split()), key, runs)
+
+
 def test_data_that_are_nowhere(main: Main, runs: Path, tmp_path: Path) -> None:
     typed = ["dataset=mnist", f"data_dir={tmp_path}/data", "++dataset.source.download=false", "trainer=cpu"]
     line = told(main(*typed), "data_dir", runs)
@@ -520,6 +610,72 @@ def test_data_of_too_few_images(main: Main, runs: Path, tmp_path: Path) -> None:
     for split in ("train", "test"):
         pq.write_table(table([png()] * 3, [0, 1, 2]), folder / f"{split}-00000-of-00001.parquet")
     told(main("dataset=cifar10", f"data_dir={tmp_path}/data", "trainer=cpu"), "", runs)
+
+
+# -- trainings that are no usual ones --------------------------------------------------------------------------------
+
+
+def test_a_training_without_a_finished_epoch_is_not_finished(
+    main: Main, small: list[str], runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "hasty.py").write_text(HASTY)
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    done = main(*small, "+callbacks.hasty._target_=hasty.Hasty")
+    assert (done.code, len(done.errors)) == (1, 1), str(done)
+    assert "before its first epoch" in done.errors[0]
+    assert not list(runs.glob("*/card.json"))
+    assert not list(runs.glob("*/*.safetensors"))
+
+
+HASTY = """
+import lightning as L
+
+
+class Hasty(L.Callback):
+    def on_fit_start(self, trainer, pl_module):
+        trainer.should_stop = True
+"""
+
+
+def test_divergence_is_told_and_no_number_is_null(main: Main, small: list[str], runs: Path) -> None:
+    done = main(*small, "recipe.optimizer.lr=1e30", "recipe.schedule=null", "trainer.max_epochs=2")
+    assert done.code == 0, str(done)
+    (line,) = [line for line in done.out.splitlines() if "diverged" in line]
+    (file,) = runs.glob("*/card.json")
+
+    def no_json(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    card = json.loads(file.read_text(), parse_constant=no_json)
+    assert card["metrics"]["train/loss"] is None
+    first = next(epoch for epoch in card["history"] if epoch["train/loss"] is None)
+    assert f"epoch {first['epoch'] + 1:g} " in line
+    assert line in main(*small, "recipe.optimizer.lr=1e30", "recipe.schedule=null", "trainer.max_epochs=2").out
+
+
+def test_overfitting_learns_its_batches_by_heart(main: Main, small: list[str], runs: Path) -> None:
+    done = main(*small, "debug=overfit", "trainer.max_epochs=25", "trainer.overfit_batches=2", "recipe.batch_size=32")
+    assert done.code == 0, str(done)
+    (card,) = cards(runs)
+    assert card["history"][-1]["step"] == 25 * 2 - 1
+    assert card["metrics"]["train/clean_acc"] > 0.95
+    assert set(card["metrics"]) >= TEST_METRICS
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_is_trained_as_any_other(main: Main, small: list[str], runs: Path) -> None:
+    # One size of batches each, since every other one is compiled anew.
+    one = ["trainer.limit_train_batches=1", "trainer.limit_val_batches=0", "trainer.limit_test_batches=1"]
+    tiny = [*small, *one, "recipe.eval_batch_size=1", "model.width=2", "model.hidden=4"]
+    for compiled in ("false", "true"):
+        done = main(*tiny, f"recipe.compile={compiled}")
+        assert done.code == 0, str(done)
+    plain, compiled = sorted(cards(runs), key=lambda card: bool(card["config"]["recipe"]["compile"]))
+    assert plain["fingerprint"] != compiled["fingerprint"]
+    assert compiled["metrics"]["train/loss"] == pytest.approx(plain["metrics"]["train/loss"], abs=0.01)
+    shapes = [{name: t.shape for name, t in load_file(f).items()} for f in sorted(runs.glob("*/model.safetensors"))]
+    assert shapes[0] == shapes[1], "weights are named as without"
 
 
 # -- runs in a process of their own ----------------------------------------------------------------------------------
@@ -956,8 +1112,9 @@ def test_gallery_goes_to_a_logger_on_request(main: Main, small: list[str], runs:
     assert EventAccumulator(str(folder)).Reload().Tags()["images"] == ["triggers"]
 
 
-def test_ddp_in_a_sweep_is_refused(main: Main, small: list[str], runs: Path) -> None:
-    done = main("-m", *small, "trainer=ddp", "seed=1,2")
+@pytest.mark.parametrize("typed", ["trainer=ddp", "trainer.devices=2"])
+def test_ddp_in_a_sweep_is_refused(main: Main, small: list[str], runs: Path, typed: str) -> None:
+    done = main("-m", *small, typed, "seed=1,2")
     assert done.code == 1, str(done)
     assert "Traceback" not in done.out + done.err
     assert "trainer.strategy: " in done.out + done.err

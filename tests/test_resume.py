@@ -53,6 +53,7 @@ TYPED = [
     f"trainer.max_epochs={EPOCHS}",
     "recipe.batch_size=64",
     "+callbacks.diary._target_=diary.Diary",
+    "+callbacks.diary.path=diary.txt",  # in the working folder: the same command everywhere
 ]
 
 
@@ -67,10 +68,6 @@ def place(cwd: Path) -> dict[str, Any]:
     return {"runs": cwd / "runs", "cwd": cwd, "PYTHONPATH": str(cwd / "modules")}
 
 
-def typed(cwd: Path) -> list[str]:
-    return [*TYPED, f"+callbacks.diary.path={cwd}/diary.txt"]
-
-
 def only_run(cwd: Path) -> Path:
     (folder,) = (cwd / "runs").iterdir()
     return folder
@@ -82,7 +79,7 @@ def pair(
 ) -> tuple[Path, list[str]]:
     """Two processes with the same command at the same time: where, and what they printed."""
     cwd = tmp_path_factory.mktemp("pair")
-    both = [start(*typed(cwd), **place(cwd)) for _ in range(2)]
+    both = [start(*TYPED, **place(cwd)) for _ in range(2)]
     outs = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], outs
     return cwd, [out for out, _ in outs]
@@ -104,7 +101,7 @@ def killed(
     moments = [random.uniform(0, 0.3), random.uniform(0, 0.6)]
     stamp = 0
     for moment in moments:
-        process = start(*typed(cwd), **place(cwd))
+        process = start(*TYPED, **place(cwd))
         deadline = time.monotonic() + 120
         while True:  # until a resume point appears that was not there before
             points = list(cwd.glob("runs/*/resume.ckpt"))
@@ -120,7 +117,7 @@ def killed(
         process.communicate()
         stamp = points[0].stat().st_mtime_ns if points[0].exists() else stamp
         assert not list(cwd.glob("runs/*/card.json")), "a card says that a run is finished"
-    done = train(*typed(cwd), **place(cwd))
+    done = train(*TYPED, **place(cwd))
     assert done.code == 0, str(done)
     return cwd, moments
 

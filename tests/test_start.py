@@ -220,7 +220,8 @@ def test_stopped_training_goes_back_to_the_last_good_weights(
     n = 26  # steps an epoch: 760 clean images and 50 triggers in batches of 32
     kind = "_target_:torch.optim.lr_scheduler.MultiStepLR,_partial_:true"
     ruin = [f"recipe.schedule={{{kind},milestones:[{2 * n}],gamma:500}}"]
-    typed = (*EMBED, f"start={unmarked}", *ruin)
+    typed = (*EMBED, f"start={unmarked}", *ruin, *crash(2))
+    (tmp_path / "once").touch()  # not yet
     assert main(*typed, "trainer.max_epochs=2", f"runs_dir={tmp_path}/two").code == 0
     done = main(*typed, "trainer.max_epochs=6")
     assert done.code == 0, str(done)
@@ -234,7 +235,8 @@ def test_stopped_training_goes_back_to_the_last_good_weights(
     assert first.read_bytes() == second.read_bytes()
 
     cut = f"runs_dir={tmp_path}/cut"  # a training that was cut off on the way ends alike
-    assert "RuntimeError: crash" in main(*typed, "trainer.max_epochs=6", cut, *crash(2)).err
+    (tmp_path / "once").unlink()
+    assert "RuntimeError: crash" in main(*typed, "trainer.max_epochs=6", cut).err
     assert not list(tmp_path.glob("cut/*/card.json"))
     assert main(*typed, "trainer.max_epochs=6", cut).code == 0
     resumed = card_of(tmp_path / "cut")
@@ -258,11 +260,12 @@ def test_killed_by_the_system(
 ) -> None:
     (tmp_path / "crash.py").write_text(CRASH)
     place: dict[str, Any] = {"cwd": tmp_path, "PYTHONPATH": str(tmp_path)}
-    typed = [*EMBED, f"start={unmarked}"]
-    assert train(*typed, runs=tmp_path / "whole", **place).code == 0
     deadly = ["+callbacks.crash._target_=crash.Crash", f"+callbacks.crash.path={tmp_path}/once"]
-    deadly += ["+callbacks.crash.epoch=2", "+callbacks.crash.kill=true"]
-    process = start(*typed, *deadly, runs=tmp_path / "killed", **place)
+    typed = [*EMBED, f"start={unmarked}", *deadly, "+callbacks.crash.epoch=2", "+callbacks.crash.kill=true"]
+    (tmp_path / "once").touch()  # not yet
+    assert train(*typed, runs=tmp_path / "whole", **place).code == 0
+    (tmp_path / "once").unlink()
+    process = start(*typed, runs=tmp_path / "killed", **place)
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
     assert not list(tmp_path.glob("killed/*/card.json"))

@@ -39,6 +39,12 @@ def write_bytes(path: Path, content: bytes, private: bool = False) -> None:
         raise
 
 
+def remove_halves(path: Path) -> None:
+    """Removes what a killed process left beside ``path`` when it was writing it. Nobody may be writing it now."""
+    for half in path.parent.glob(f".{path.name}.*"):
+        half.unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes :func:`json_bytes`. Whole or not at all."""
     write_bytes(path, json_bytes(content))

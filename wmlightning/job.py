@@ -2,65 +2,36 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from wmlightning.config import make, per_channel, plain, setting, switch, unmarked_config, without
+from wmlightning.config import make, per_channel, plain, setting, switch
 from wmlightning.data.batches import Loading
-from wmlightning.data.datamodule import Batching, WatermarkData
+from wmlightning.data.datamodule import Augment, Batching, WatermarkData
 from wmlightning.data.source import Source
 from wmlightning.data.splits import Roles
 from wmlightning.errors import UserError
 from wmlightning.files import check_writable
+from wmlightning.identity import identity_of
 from wmlightning.models.classifier import Optimisation
 from wmlightning.models.networks import Normalized
 from wmlightning.precision import device_type, resolve_precision
 from wmlightning.results.card import fingerprint
 from wmlightning.secret import Secret
 from wmlightning.seeds import role_seed
-from wmlightning.task import own_copy, settle
-from wmlightning.watermarks.base import Watermark
+from wmlightning.task import Plan, own_copy, settle
+from wmlightning.trainer import check_options
 from wmlightning.watermarks.scheme import Labels, Scheme
 from wmlightning.watermarks.triggers import TriggerMaker, no_triggers
 from wmlightning.watermarks.unrelated import refuse_own_data, refuse_own_images
-
-#: Raise it when the same config no longer gives the same weights.
-_TRAINING_VERSION = 1
-#: The same for ``mix=per_batch`` with negatives, which have turns of their own since then.
-_VERSION_WITH_TURNS = 2
-
-#: Keys that change where, how watched or how fast a model is trained, but not which model it is.
-_NOT_IN_FINGERPRINT = {
-    "dataset": ("name",),
-    "recipe": ("num_workers", "eval_batch_size"),
-    "trainer": (
-        "_target_",
-        "accelerator",
-        "devices",
-        "num_nodes",
-        "strategy",
-        "precision",
-        "num_sanity_val_steps",
-        "enable_progress_bar",
-        "enable_model_summary",
-        "log_every_n_steps",
-        "use_distributed_sampler",
-        "profiler",
-        "default_root_dir",
-    ),
-}
-#: Where data lie, and what is done about broken ones: what they are in the end is in the source's identity.
-_PLACES = ("data_dir", "root", "download", "broken")
 
 
 @dataclass(frozen=True)
@@ -94,6 +65,7 @@ class Job:
         net: the network with its initial weights (random; whoever trains loads those of ``start``), taking images in
             [0, 1].
         optimisation: how it is trained.
+        augment: augments batches; ``None``: as they are.
         precision: the arithmetic chosen.
         device: ``cpu``, ``cuda`` or ``mps``.
         identity: what determines the trained model.
@@ -111,6 +83,7 @@ class Job:
     start: Start | None
     net: nn.Module
     optimisation: Optimisation
+    augment: Augment | None
     precision: str
     device: str
     identity: dict[str, Any]
@@ -143,8 +116,8 @@ class Job:
             negatives_per_batch=self.scheme.negatives_per_batch,
             augment_marked=self.scheme.augment,
             seed=self.seed,
+            frozen=bool(self.cfg.trainer.get("overfit_batches")),
         )
-        augment = make(recipe.augment, "recipe.augment") if recipe.augment else None
         loading = Loading(num_workers=recipe.num_workers, eval_batch_size=recipe.eval_batch_size)
         watched = {"val": val, "test": test}
         return WatermarkData(
@@ -153,15 +126,82 @@ class Job:
             triggers.merged(),
             watched,
             batching,
-            augment,
+            self.augment,
             loading,
             triggers.originals,
             len(triggers.negatives),
         )
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A job as far as it can be settled without data. For attributes see :class:`Job`; :meth:`job` settles the rest."""
+
+    cfg: DictConfig
+    seed: int
+    plan: Plan
+    secret: Secret | None
+    start: Start | None
+    net: nn.Module
+    optimisation: Optimisation
+    augment: Augment | None
+    precision: str
+    device: str
+
+    def job(self) -> Job:
+        """Reads the labels and settles what depends on them.
+
+        Raises:
+            UserError: if the data cannot be read, or are too few for what is asked for.
+        """
+        cfg, plan = self.cfg, self.plan
+        roles = plan.roles()
+        refuse_own_data(plan.watermark, plan.source)
+        maker = plan.maker(roles)
+        n_images = len(roles.train) + (maker.n + maker.n_negatives if maker else 0)
+        if cfg.recipe.batch_size > n_images:
+            raise UserError("recipe.batch_size", f"{cfg.recipe.batch_size} of {n_images} images", "a smaller batch")
+
+        identity = identity_of(cfg, plan.source, plan.watermark, self.precision)
+        if self.secret is not None:  # that of a study follows from the seed
+            identity["key"] = self.secret.name()
+        if maker is not None and maker.bound:  # before, labels followed from the secret alone: such runs are others
+            identity["labels"] = "drawn for these images"
+        if self.start is not None:
+            identity["start"] = self.start.digest
+        if cfg.guard.max_drop is not None:
+            identity["guard"] = float(cfg.guard.max_drop)
+        what = f"{cfg.dataset.name}-{_last(cfg.watermark)}-{_last(cfg.model)}"
+        name = f"{what}-s{self.seed}-{fingerprint(identity)}"
+        folder = Path(cfg.runs_dir).absolute() / name
+        cfg.auto.update(run_dir=str(folder), name=name, group=_group(cfg), tags=_tags(cfg))
+        return Job(
+            cfg,
+            self.seed,
+            plan.source,
+            roles,
+            plan.labels,
+            maker,
+            plan.scheme,
+            self.start,
+            self.net,
+            self.optimisation,
+            self.augment,
+            self.precision,
+            self.device,
+            identity,
+            name,
+            folder,
+        )
+
+
 def prepare(cfg: DictConfig, writes: bool = True, secret: Secret | None = None, start: Start | None = None) -> Job:
-    """Settles a job: cheap checks first, then labels, nothing written.
+    """Settles a job: cheap checks first, then labels, nothing written. See :func:`draft`."""
+    return draft(cfg, writes, secret, start).job()
+
+
+def draft(cfg: DictConfig, writes: bool = True, secret: Secret | None = None, start: Start | None = None) -> Draft:
+    """Settles of a job what needs no data.
 
     Args:
         cfg: composed from ``conf/train.yaml``.
@@ -170,7 +210,7 @@ def prepare(cfg: DictConfig, writes: bool = True, secret: Secret | None = None, 
         start: what training begins from; ``None``: random weights, which follow from the seed.
 
     Raises:
-        UserError: for every mistake of the user's that can be seen before training.
+        UserError: for every mistake of the user's that can be seen before data are read.
     """
     cfg = own_copy(cfg)
     plain(cfg)  # a mandatory value that is missing, an interpolation that leads nowhere
@@ -178,6 +218,7 @@ def prepare(cfg: DictConfig, writes: bool = True, secret: Secret | None = None, 
     device = device_type(cfg.trainer.get("accelerator", "auto"))
     precision = resolve_precision(cfg.trainer.get("precision", "auto"), device)
     _check_numbers(cfg)
+    check_options(cfg.trainer)
     if cfg.guard.max_drop is not None:
         setting(cfg.guard.max_drop, "guard.max_drop", float, 0, 1)
         if start is None:
@@ -186,54 +227,19 @@ def prepare(cfg: DictConfig, writes: bool = True, secret: Secret | None = None, 
                 "guard.max_drop", "there is no accuracy to keep: training begins from random weights", right
             )
     optimisation = _optimisation(cfg)
+    augment = make(cfg.recipe.augment, "recipe.augment") if cfg.recipe.augment else None
     if secret is not None and cfg.watermark.get("_target_") is None:
         raise UserError("key", "there is no key without a watermark", "watermark=noise, or no key")
     plan = settle(cfg, secret or Secret.from_seed(role_seed(seed, "secret")))
-    scheme, source = plan.scheme, plan.source
-    net = network_of(cfg, source, seed)
-    if writes:
-        check_writable(Path(cfg.runs_dir), "runs_dir", _bytes_needed(net))
-
-    roles = plan.roles()
-    refuse_own_data(plan.watermark, source)
-    maker = plan.maker(roles)
-    n_images = len(roles.train) + (maker.n + maker.n_negatives if maker else 0)
+    scheme = plan.scheme
     in_each = scheme.per_batch + scheme.negatives_per_batch
     if scheme.mix == "per_batch" and in_each >= cfg.recipe.batch_size:
         wrong = f"{in_each} marked images in batches of {cfg.recipe.batch_size}"
         raise UserError("watermark.per_batch", wrong, "fewer, so that clean ones have room")
-    if cfg.recipe.batch_size > n_images:
-        raise UserError("recipe.batch_size", f"{cfg.recipe.batch_size} of {n_images} images", "a smaller batch")
-
-    identity = _identity(cfg, source, plan.watermark, precision)
-    if secret is not None:  # that of a study follows from the seed
-        identity["key"] = secret.name()
-    if maker is not None and maker.bound:  # before, labels followed from the secret alone: such runs are others
-        identity["labels"] = "drawn for these images"
-    if start is not None:
-        identity["start"] = start.digest
-    if cfg.guard.max_drop is not None:
-        identity["guard"] = float(cfg.guard.max_drop)
-    name = f"{cfg.dataset.name}-{_last(cfg.watermark)}-{_last(cfg.model)}-s{seed}-{fingerprint(identity)}"
-    folder = Path(cfg.runs_dir).absolute() / name
-    cfg.auto.update(run_dir=str(folder), name=name, group=_group(cfg), tags=_tags(cfg))
-    return Job(
-        cfg,
-        seed,
-        source,
-        roles,
-        plan.labels,
-        maker,
-        scheme,
-        start,
-        net,
-        optimisation,
-        precision,
-        device,
-        identity,
-        name,
-        folder,
-    )
+    net = network_of(cfg, plan.source, seed)
+    if writes:
+        check_writable(Path(cfg.runs_dir), "runs_dir", _bytes_needed(net))
+    return Draft(cfg, seed, plan, secret, start, net, optimisation, augment, precision, device)
 
 
 def network_of(cfg: DictConfig, source: Source, seed: int) -> nn.Module:
@@ -253,20 +259,27 @@ def network_of(cfg: DictConfig, source: Source, seed: int) -> nn.Module:
         if not isinstance(inner, nn.Module):
             raise UserError("model._target_", f"{cfg.model._target_} makes no torch module", "a network class")
         net = Normalized(inner, mean, std)
-        training = net.training
+        _check_logits(net, cfg, source)
+    return net.train()
+
+
+def _check_logits(net: nn.Module, cfg: DictConfig, source: Source) -> None:
+    """Tries two images in evaluation and in training, on copies: what a network remembers of images is left alone."""
+    c, h, w = source.shape
+    wanted = (2, len(source.classes))
+    for training in (False, True):
         try:
             with torch.no_grad():
-                logits = net.eval()(torch.zeros(2, c, h, w))
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+                logits = copy.deepcopy(net).train(training)(torch.zeros(2, c, h, w))
+        except Exception as error:  # a network of the user's may raise anything
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             wrong = f"{_last(cfg.model)} does not take {c}x{h}x{w} images ({reason})"
             raise UserError("model", wrong, "another network, or another image size") from error
-        net.train(training)
-    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (2, len(source.classes)):
-        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        right = f"(n, {len(source.classes)}) logits"
-        raise UserError("model", f"{_last(cfg.model)} gives {found} for two images", right)
-    return net
+        if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != wanted:
+            found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            when = "training" if training else "evaluation"
+            wrong = f"{_last(cfg.model)} gives {found} for two images in {when}"
+            raise UserError("model", wrong, f"(n, {wanted[1]}) logits and nothing else")
 
 
 def _optimisation(cfg: DictConfig) -> Optimisation:
@@ -296,45 +309,13 @@ def _check_numbers(cfg: DictConfig) -> None:
     setting(cfg.recipe.batch_size, "recipe.batch_size", int, 2)
     setting(cfg.recipe.eval_batch_size, "recipe.eval_batch_size", int, 1)
     setting(cfg.recipe.num_workers, "recipe.num_workers", int, 0)
-    setting(cfg.trainer.max_epochs, "trainer.max_epochs", int, 1)
     setting(cfg.dataset.val_share, "dataset.val_share", float, 0.001, 0.9)
-    distributed = str(cfg.trainer.get("strategy", "auto")).startswith("ddp")
-    sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    # Slurm starts a job's processes itself; anywhere else Lightning would start the whole command again.
-    if distributed and sweep and not str(HydraConfig.get().launcher._target_).endswith(".SlurmLauncher"):
-        wrong = "ddp starts the command again, which in a sweep is the whole sweep"
-        raise UserError("trainer.strategy", wrong, "run ddp jobs one by one, or with hydra/launcher=submitit_slurm")
 
 
 def _bytes_needed(net: nn.Module) -> int:
     weights: int = sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
     # Weights; old and new resume point, each with up to two moments and the weights that a guard keeps; logs, pictures.
     return 10 * weights + 2**24
-
-
-def _identity(cfg: DictConfig, source: Source, watermark: Watermark | None, precision: str) -> dict[str, Any]:
-    identity: dict[str, Any] = {"version": _TRAINING_VERSION, "seed": cfg.seed, "precision": precision}
-    for part in ("dataset", "watermark", "model", "recipe", "trainer"):
-        identity[part] = portable(without(plain(cfg[part]), *_NOT_IN_FINGERPRINT.get(part, ())))
-    if watermark is not None and cfg.watermark.mix == "per_batch" and cfg.watermark.negatives:
-        identity["version"] = _VERSION_WITH_TURNS
-    if watermark is None:  # options of a watermark that is not there make no other model
-        identity["watermark"] = plain(unmarked_config())
-    defaults = {name: argument.default for name, argument in inspect.signature(L.Trainer).parameters.items()}
-    trainer = identity["trainer"]
-    identity["trainer"] = {
-        key: value for key, value in trainer.items() if key not in defaults or value != defaults[key]
-    }
-    identity["data"] = source.identity()
-    identity["other_data"] = [other.identity() for other in watermark.sources()] if watermark else []
-    return identity
-
-
-def portable(node: Any) -> Any:
-    """A plain config for a fingerprint. Leaves out where data lie."""
-    if isinstance(node, Mapping):
-        return {key: portable(value) for key, value in node.items() if key not in _PLACES}
-    return [portable(value) for value in node] if isinstance(node, list) else node
 
 
 def _last(node: DictConfig) -> str:

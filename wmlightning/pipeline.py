@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import math
 import os
 import shutil
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import lightning as L
 import torch
 from filelock import FileLock
-from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from safetensors.torch import save
@@ -30,7 +29,7 @@ from wmlightning.config import from_elsewhere, make, plain, unmarked_config
 from wmlightning.data.datamodule import WatermarkData
 from wmlightning.errors import UserError
 from wmlightning.files import write_bytes
-from wmlightning.job import Job, prepare
+from wmlightning.job import Draft, Job, draft, prepare
 from wmlightning.loggers import check_login, finish, log_attack, make_loggers, told, with_names
 from wmlightning.models.classifier import Classifier
 from wmlightning.ownership.key import keep_key, read_key, secret_for
@@ -38,7 +37,7 @@ from wmlightning.results.card import environment, fingerprint, read_card, write_
 from wmlightning.results.summary import show, show_attack
 from wmlightning.seeds import role_seed
 from wmlightning.store import WEIGHTS, file_digest, find_start, load_weights, read_run, secret_of, with_task_of
-from wmlightning.unprofiled import Unprofiled
+from wmlightning.trainer import check_batches, make_trainer
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -58,9 +57,11 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     if cfg.victim is not None:
         return attack_found(cfg)
     start = find_start(cfg.start)
-    job = prepare(cfg, secret=secret_for(Path(cfg.key)) if cfg.key is not None else None, start=start)
+    drafted = draft(cfg, secret=secret_for(Path(cfg.key)) if cfg.key is not None else None, start=start)
+    rehearse(drafted)
     if start is not None:
-        load_weights(job.net, start.weights, "start")
+        load_weights(drafted.net, start.weights, "start")
+    job = drafted.job()
     assaults = plan(job, Victim(job.name, job.fingerprint, job.folder))
     if assaults and cfg.trainer.get("fast_dev_run"):
         raise UserError("attack", "fast_dev_run keeps no model that could be attacked", "leave one of them out")
@@ -69,6 +70,17 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         load_weights(job.net, job.folder / WEIGHTS)
         carry_out_all(assaults, job, may_train=True)
     return card
+
+
+def rehearse(drafted: Draft) -> None:
+    """Makes what a training needs besides data, and lets it go: what is refused is told before data are read.
+
+    Raises:
+        UserError: if the Trainer, a callback or a logger refuses its options.
+    """
+    cfg, folder = drafted.cfg.copy(), Path(drafted.cfg.runs_dir).absolute()
+    cfg.auto.update(run_dir=str(folder), name="", group="", tags=[])  # they follow from the data
+    make_trainer(cfg.trainer, drafted.precision, folder, _callbacks(cfg), make_loggers(cfg, folder, "", "train"))
 
 
 def train(job: Job, force: bool) -> dict[str, Any]:
@@ -169,6 +181,7 @@ def _train_alone(job: Job, training: Training, force: bool) -> dict[str, Any]:
     """Trains unless another process that is at the same model gets there first."""
     check_login(training.loggers)
     data = job.data_module()  # what is wrong with the data shows before anything is written
+    check_batches(training.trainer, data)
     job.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(job.folder / ".lock"):
         if (card := _finished(job, force)) is not None:
@@ -212,30 +225,13 @@ class Training:
         self.trainer = self._trainer()
 
     def _trainer(self) -> L.Trainer:
-        job, options = self.job, self.job.cfg.trainer
-        callbacks: list[L.Callback] = [Accuracies(job.labels.measured, job.n_groups)]
-        callbacks += [make(node, f"callbacks.{key}") for key, node in (job.cfg.callbacks or {}).items()]
+        job = self.job
+        callbacks: list[L.Callback] = [Accuracies(job.labels.measured, job.n_groups), *_callbacks(job.cfg)]
         if self.guard is not None:
             callbacks.append(self.guard)
-        if not options.get("fast_dev_run"):
+        if not job.cfg.trainer.get("fast_dev_run"):
             callbacks.append(self.point)
-        terminal = sys.stdout.isatty() and options.get("enable_progress_bar", True)
-        if terminal:
-            callbacks.append(RichProgressBar())
-        settled = {
-            "callbacks": callbacks,
-            "logger": self.loggers or False,
-            "precision": job.precision,
-            "enable_progress_bar": terminal,
-            "enable_checkpointing": not options.get("fast_dev_run"),
-            "default_root_dir": str(job.folder),
-        }
-        if options.get("profiler") is None:
-            settled["profiler"] = Unprofiled()
-        trainer: L.Trainer = make(options, "trainer", **settled)
-        # Lightning switches this on with `deterministic`; it costs time, and nothing here reads uninitialised memory.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        return trainer
+        return make_trainer(job.cfg.trainer, job.precision, job.folder, callbacks, self.loggers)
 
     def run(self, data: WatermarkData) -> dict[str, Any]:
         """Fits, or goes on where a killed training was, and tests.
@@ -287,10 +283,30 @@ class Training:
             raise UserError("guard.max_drop", *error.args[1:]) from error
         if trainer.interrupted:
             raise KeyboardInterrupt
+        if not point.history and not self.job.cfg.trainer.get("fast_dev_run"):
+            right = "a longer trainer.max_time, or no callback that ends the training so early"
+            raise UserError("trainer.max_epochs", "the training ended before its first epoch did", right)
         if guard is None:
             return point.history[-1] if point.history else {}
         judged = {name: value for name, value in guard.metrics.items() if name.startswith("val/")}
         return {**point.history[guard.epochs_kept - 1], **judged}
+
+
+def _callbacks(cfg: DictConfig) -> list[L.Callback]:
+    """The callbacks that the config asks for."""
+    found = []
+    for key, node in (cfg.callbacks or {}).items():
+        callback = make(node, f"callbacks.{key}")
+        if not isinstance(callback, L.Callback):
+            wrong = f"{type(callback).__name__} is no callback of Lightning's"
+            raise UserError(f"callbacks.{key}", wrong, f"a class derived from lightning.Callback, or ~callbacks.{key}")
+        found.append(callback)
+    return found
+
+
+def _numbers(metrics: dict[str, float]) -> dict[str, float | None]:
+    """As JSON can say them: what a training that diverged gives is no number."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def _card(job: Job, data: WatermarkData, point: resume.ResumePoint, metrics: dict[str, float]) -> dict[str, Any]:
@@ -300,8 +316,8 @@ def _card(job: Job, data: WatermarkData, point: resume.ResumePoint, metrics: dic
         "name": job.name,
         "fingerprint": job.fingerprint,
         "identity": job.identity,
-        "metrics": metrics,
-        "history": point.history,
+        "metrics": _numbers(metrics),
+        "history": [_numbers(epoch) for epoch in point.history],
         "epochs": len(point.history),
         "seconds": {"train": round(point.seconds, 2)},
         "precision": job.precision,

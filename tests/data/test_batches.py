@@ -181,6 +181,18 @@ def test_every_batch_of_every_rank_and_epoch_is_augmented_from_a_seed_of_its_own
     assert [seed for _, seed in TrainPlan(40, 8, 10, rank=1, world_size=2)] == seeds[15:20]
 
 
+def test_a_frozen_plan_repeats_its_first_epoch_augmentation_included() -> None:
+    plans = [TrainPlan(40, 8, 10, seed=5, frozen=frozen) for frozen in (False, True)]
+    epochs: list[list[Any]] = [[], []]
+    for plan, kept in zip(plans, epochs, strict=True):
+        for epoch in range(3):
+            plan.set_epoch(epoch)
+            kept.append([(index.tolist(), seed) for index, seed in plan])
+    first = epochs[0][0]
+    assert epochs[1] == [first] * 3
+    assert epochs[0][1] != first
+
+
 def test_clean_and_marked_images_are_shuffled_together() -> None:
     batches = _whole(_epoch(n_clean=500, n_marked=500, batch_size=100))
     shares = [sum(i >= 500 for i in batch) for batch in batches]

@@ -4,9 +4,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from omegaconf import DictConfig
 from torch import nn
 
 from tests.conftest import REPO
+from wmlightning.config import make
+from wmlightning.job import network_of
 from wmlightning.models.networks import CifarResNet18, Normalized, ResNet9, SmallCNN, VGGStyleCNN
 from wmlightning.testing import check_model, check_network
 
@@ -68,3 +71,62 @@ def test_initial_weights_follow_from_the_seed() -> None:
             weights.append(torch.cat([p.flatten() for p in build(*sizes[0]).parameters()]))
         assert torch.equal(weights[0], weights[1]), name
         assert not torch.equal(weights[0], weights[2]), name
+
+
+#: What torch.use_deterministic_algorithms says "will throw a RuntimeError" on a GPU, as far as they are modules.
+IRREPRODUCIBLE = (
+    nn.AvgPool3d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveAvgPool3d,
+    nn.AdaptiveMaxPool2d,
+    nn.FractionalMaxPool2d,
+    nn.FractionalMaxPool3d,
+    nn.MaxUnpool1d,
+    nn.MaxUnpool2d,
+    nn.MaxUnpool3d,
+    nn.Upsample,
+    nn.ReflectionPad1d,
+    nn.ReflectionPad2d,
+    nn.ReflectionPad3d,
+    nn.EmbeddingBag,
+)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_shipped_model_trains_on_a_gpu_as_the_trainer_is_shipped(
+    composed: Callable[..., DictConfig], name: str
+) -> None:
+    """``trainer.deterministic`` is on: a module that has no reproducible gradient there would stop the training."""
+    cfg = composed(f"model={name}", "dataset=procedural", "dataset.source.shape=[3,32,32]")
+    assert cfg.trainer.deterministic is True
+    net = network_of(cfg, make(cfg.dataset.source, "dataset.source"), 0)
+    found = [module for module in net.modules() if isinstance(module, IRREPRODUCIBLE)]
+    means = [m for m in found if isinstance(m, nn.AdaptiveAvgPool2d) and m.output_size in (1, (1, 1))]
+    assert found == means, "torch computes an average over everything as a plain mean"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_resnet9_pools_as_torch_does(dtype: torch.dtype, layout: torch.memory_format) -> None:
+    """To the bit, with many values that are equal: who trained with torch's pooling gets the same weights."""
+    ours = ResNet9(1, 2, width=4)[6]
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(-2, 3, (64, 16, 4, 4), generator=draw).to(dtype).contiguous(memory_format=layout)
+    weights = torch.randn(64, 16, generator=draw).to(dtype)
+    gradients = []
+    for pool in (ours, nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())):
+        x = images.clone(memory_format=torch.preserve_format).requires_grad_()
+        (pool(x) * weights).sum().backward()
+        assert x.grad is not None
+        gradients.append(x.grad)
+    assert torch.equal(*gradients)
+
+
+def test_trying_a_network_out_leaves_no_trace(composed: Callable[..., DictConfig]) -> None:
+    cfg = composed("model=resnet9", "dataset=procedural")
+    state = torch.get_rng_state()
+    net = network_of(cfg, make(cfg.dataset.source, "dataset.source"), 0)
+    assert torch.equal(torch.get_rng_state(), state)
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(norm.num_batches_tracked == 0 and not norm.running_mean.any() for norm in norms)
+    assert all(module.training for module in net.modules())

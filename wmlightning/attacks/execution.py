@@ -29,7 +29,8 @@ from wmlightning.data.folder import fit_images
 from wmlightning.data.source import Source
 from wmlightning.errors import UserError, listed
 from wmlightning.files import write_bytes
-from wmlightning.job import Job, portable
+from wmlightning.identity import portable
+from wmlightning.job import Job
 from wmlightning.results.card import PICTURE, environment, fingerprint, read_card, write_card
 from wmlightning.results.front import best_bargain
 from wmlightning.seeds import generator, role_seed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle  # for the name of an error: nothing is unpickled
 import time
 import zipfile
@@ -10,9 +11,12 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from wmlightning.errors import UserError
+from wmlightning.files import remove_halves, write_bytes
 
 FILE = "resume.ckpt"
 
@@ -20,11 +24,27 @@ FILE = "resume.ckpt"
 _SPOILED = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile)
 
 
+class _WholeFiles(TorchCheckpointIO):
+    """Writes checkpoints beside what they replace, and renames.
+
+    Lightning writes to the folder for temporary files, which may lie on another disk: from there a file is copied over
+    the old one, and a kill in between leaves neither.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """See :meth:`TorchCheckpointIO.save_checkpoint`."""
+        del storage_options
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(Path(path), buffer.getvalue())
+
+
 class ResumePoint(ModelCheckpoint):
     """Keeps one checkpoint of the last finished epoch, with the metrics of all epochs and the seconds spent so far.
 
-    The file is replaced as a whole (Lightning writes aside and renames), and holds tensors and plain values only, so
-    that it loads with ``weights_only=True``.
+    The file is replaced as a whole, and holds tensors and plain values only, so that it loads with
+    ``weights_only=True``.
 
     Args:
         folder: where ``resume.ckpt`` is kept.
@@ -41,7 +61,8 @@ class ResumePoint(ModelCheckpoint):
         )
         self.history: list[dict[str, float]] = []
         self.seconds_before = 0.0
-        self.started = time.monotonic()
+        self._started: float | None = None
+        self._validated: int | None = None
         self._state_key = super().state_key
 
     @property
@@ -52,30 +73,48 @@ class ResumePoint(ModelCheckpoint):
     @property
     def seconds(self) -> float:
         """Seconds of training, earlier attempts included as far as their epochs were finished."""
-        return self.seconds_before + time.monotonic() - self.started
+        return self.seconds_before + (time.monotonic() - self._started if self._started is not None else 0.0)
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock, and tells loggers, which start anew too, of the epochs before."""
-        super().on_train_start(trainer, pl_module)
-        self.started = time.monotonic()
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Has checkpoints replaced as a whole."""
+        trainer.strategy.checkpoint_io = _WholeFiles()
+        super().setup(trainer, pl_module, stage)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Tells loggers, which start anew, of the epochs before; there may be none left to train."""
+        del pl_module
         for past in self.history:
             for logger in trainer.loggers:
                 metrics = {name: value for name, value in past.items() if name != "step"}
                 logger.log_metrics(metrics, step=int(past["step"]))
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock."""
+        super().on_train_start(trainer, pl_module)
+        self._started = time.monotonic()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Notes that this epoch has numbers of its own."""
+        super().on_validation_end(trainer, pl_module)
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._validated = trainer.current_epoch
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Notes the epoch's metrics, then saves."""
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        """Notes the epoch's metrics, then saves. Lightning also gives those of an earlier epoch's validation."""
+        stale = () if self._validated == trainer.current_epoch else ("val/",)
+        found = trainer.callback_metrics.items()
+        metrics = {name: float(value) for name, value in found if not name.startswith(stale)}
         self.history.append({"epoch": trainer.current_epoch, "step": trainer.global_step - 1, **metrics})
         super().on_train_epoch_end(trainer, pl_module)
 
     def load_whole(self) -> str | None:
-        """The resume point's path if there is one to go on from.
+        """The resume point's path if there is one to go on from. What a kill left of another is removed.
 
         Raises:
             UserError: if the file is damaged, or holds anything but tensors and plain values.
         """
         path = Path(str(self.dirpath)) / FILE
+        remove_halves(path)
         if not path.exists():
             return None
         try:

@@ -139,6 +139,7 @@ class TrainPlan(Sampler[tuple[Tensor, int]]):
         world_size: processes that share each batch.
         n_negatives: how many of the marked images, the last ones, are negatives and no triggers.
         negatives_per_batch: see ``mix``.
+        frozen: every epoch is like the first, augmentation included.
     """
 
     def __init__(
@@ -153,6 +154,7 @@ class TrainPlan(Sampler[tuple[Tensor, int]]):
         world_size: int = 1,
         n_negatives: int = 0,
         negatives_per_batch: int = 0,
+        frozen: bool = False,
     ) -> None:
         n_triggers = n_marked - n_negatives
         kinds = [(n_clean, n_triggers, per_batch), (n_clean + n_triggers, n_negatives, negatives_per_batch)]
@@ -163,11 +165,12 @@ class TrainPlan(Sampler[tuple[Tensor, int]]):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.frozen = frozen
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of each epoch."""
-        self.epoch = epoch
+        self.epoch = 0 if self.frozen else epoch
 
     def __len__(self) -> int:
         return self.n_batches

@@ -38,6 +38,7 @@ class Batching:
     negatives_per_batch: int = 0
     augment_marked: bool = False
     seed: int = 0
+    frozen: bool = False
 
 
 class WatermarkData(L.LightningDataModule):
@@ -104,6 +105,7 @@ class WatermarkData(L.LightningDataModule):
             world_size=loading.world_size,
             n_negatives=self.n_negatives,
             negatives_per_batch=self.batching.negatives_per_batch,
+            frozen=self.batching.frozen,
         )
         return loading.loader(dataset, plan, workers=not self.source.in_memory)
 

@@ -34,6 +34,9 @@ def show(card: dict[str, Any], folder: Path, console: Console | None = None) -> 
     seconds = card["seconds"]["train"]
     how = f"{card['epochs']} epochs in {seconds:.0f} s, {card['precision']} on {card['device']}"
     console.print(f"data: {card['data']['train']} training images ({card['data']['stored_as']}); {how}")
+    lost = [number for number, epoch in enumerate(card.get("history", []), 1) if epoch.get("train/loss", 0) is None]
+    if lost:
+        console.print(f"the training diverged: from epoch {lost[0]} on its loss is no number; a smaller learning rate?")
     if guard := card.get("guard"):
         console.print(_guarded(guard, card["epochs"]), highlight=False)
     console.print(f"results: {folder}", markup=False)

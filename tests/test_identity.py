@@ -1,0 +1,59 @@
+"""What makes another model has another fingerprint; what only watches has not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import job_of
+
+SWA = "lightning.pytorch.callbacks.StochasticWeightAveraging"
+
+
+def fingerprint(runs: Path, *typed: str) -> str:
+    return job_of(runs, *typed).fingerprint
+
+
+def test_the_default_is_what_it_was(runs: Path) -> None:
+    """Finished runs of the studies are found by it."""
+    assert fingerprint(runs) == "62a6b7ae9ca9"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["callbacks=none"],
+        ["~callbacks.gallery"],
+        ["callbacks.gallery.to_logger=true"],
+        ["callbacks.gallery.path=elsewhere.png"],
+        ["logger=none"],
+        ["trainer.log_every_n_steps=3"],
+        ["trainer.num_sanity_val_steps=1"],
+        ["trainer.enable_progress_bar=false"],
+        ["recipe.num_workers=0"],
+    ],
+)
+def test_what_only_watches_makes_no_other_model(runs: Path, typed: list[str]) -> None:
+    assert fingerprint(runs, *typed) == fingerprint(runs)
+
+
+def test_callbacks_may_make_another_model(runs: Path) -> None:
+    one = [f"+callbacks.stop._target_={SWA}", "+callbacks.stop.swa_lrs=0.01"]
+    found = [
+        fingerprint(runs),
+        fingerprint(runs, *one),
+        fingerprint(runs, *one[:1], "+callbacks.stop.swa_lrs=0.02"),
+        fingerprint(runs, *one, "+callbacks.more._target_=lightning.pytorch.callbacks.LearningRateMonitor"),
+        fingerprint(runs, "callbacks.gallery._target_=mine.Gallery"),
+    ]
+    assert len(set(found)) == len(found)
+
+
+def test_where_runs_lie_is_no_part_of_it(runs: Path, tmp_path: Path) -> None:
+    typed = ["+callbacks.mine._target_=mine.Mine", "+callbacks.mine.path='${auto.run_dir}/mine.txt'"]
+    assert fingerprint(runs, *typed) == fingerprint(tmp_path / "others", *typed)
+
+
+def test_another_trainer_may_make_another_model(runs: Path) -> None:
+    assert fingerprint(runs, "trainer._target_=mine.Trainer") != fingerprint(runs)
