@@ -191,6 +191,15 @@ def test_ctrl_c_ends_all_at_once(trips: Trips) -> None:
     until(lambda: not any(is_alive(child) for seed in (3, 4) for child in trips.begun(seed)), 10)
 
 
+def test_workers_end_with_a_sweep_that_is_killed(trips: Trips) -> None:
+    process = trips.start("seed=3,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    trips.wait_for(3)
+    trips.wait_for(4)
+    process.kill()
+    process.communicate(timeout=60)
+    until(lambda: not any(is_alive(child) for seed in (3, 4) for child in trips.begun(seed)), 10)
+
+
 @pytest.mark.slow
 def test_table_comes_even_when_a_worker_is_killed(trips: Trips) -> None:
     """Joblib then gives up; our own processes are its workers' children and not killed so easily."""

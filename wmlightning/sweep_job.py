@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import socket
 import sys
@@ -17,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
-from wmlightning.apart import Died, possible, run_apart
+from wmlightning.apart import Died, end_with_parent, possible, run_apart
 from wmlightning.files import write_bytes, write_json
 
 #: Holds how many jobs there are, and with how many threads each.
@@ -84,6 +85,8 @@ def attend(work: Work, cfg: DictConfig) -> dict[str, Any] | None:
         "process": os.getpid(),
         "host": socket.gethostname(),
     }
+    if launcher(hydra) == "JoblibLauncher" and multiprocessing.current_process().name != "MainProcess":
+        end_with_parent()  # joblib's workers would train on after a sweep that was killed, and hold its locks
     first = launcher(hydra) != "SlurmLauncher" or os.environ.get("SLURM_PROCID", "0") == "0"  # one of a job's processes
     if first:
         _keep(folder, {**record, "state": "running"})
