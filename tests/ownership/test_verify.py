@@ -77,6 +77,11 @@ FEW_DECOYS = ("alpha=0.02", "queries=10", "budget=600")
 
 def verified(owners: Path, key: str, suspect: str, *overrides: str) -> Verdict:
     few = FEW_DECOYS if key == "decoys" else ()
+    verifiers = owners / "out" / suspect / "decoys.secret"
+    if not verifiers.exists():  # it would be drawn by the system: another order of asking each time
+        verifiers.parent.mkdir(parents=True)
+        verifiers.write_bytes(bytes(range(32)))
+        verifiers.chmod(0o600)
     (verdict,) = verify(config(owners, key, suspect, *few, *overrides))
     return verdict
 
