@@ -126,7 +126,10 @@ def _removal(claim: str, bargains: pd.DataFrame, attack: str) -> Reading:
     )
     if len(cheap):
         where = cheap.groupby(["watermark", "dataset"]).price.agg(["size", "min", "max"])
-        told = [f"{n:.0f} {w} on {d} for {low:.1f} to {high:.1f}" for (w, d), (n, low, high) in where.iterrows()]
+        told = []
+        for (watermark, dataset), (n, low, high) in where.iterrows():
+            price = f"{low:.1f}" if n == 1 else f"{low:.1f} to {high:.1f}"
+            told.append(f"{n:.0f} with {watermark} on {dataset} for {price}")
         why += f" ({', '.join(told)} points)"
     dear = part[part.price > 2]
     if len(dear):
