@@ -314,6 +314,7 @@ MISTAKES = [
     ("runs_dir", "runs_dir=null"),
     ("runs_dir", "runs_dir=/proc/nowhere/runs"),
     ("key", "key=/proc/nowhere/owner.key"),
+    ("key", "key=3 watermark=none"),
     ("logger.wandb.mode", "logger=wandb logger.wandb.mode=sideways"),
     ("logger.wandb.mode", "logger=wandb logger.wandb.mode=online"),  # no API key here
     ("logger.csv", "logger.csv._target_=nowhere.Logger"),

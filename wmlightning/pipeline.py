@@ -57,7 +57,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     if cfg.victim is not None:
         return attack_found(cfg)
     start = find_start(cfg.start)
-    drafted = draft(cfg, secret=secret_for(Path(cfg.key)) if cfg.key is not None else None, start=start)
+    drafted = draft(cfg, secret=secret_for(key) if (key := _key(cfg)) is not None else None, start=start)
     rehearse(drafted)
     if start is not None:
         load_weights(drafted.net, start.weights, "start")
@@ -107,15 +107,14 @@ def attack_found(cfg: DictConfig) -> dict[str, Any]:
     path = Path(str(cfg.victim)).expanduser().absolute()
     if path.is_dir():
         card = read_run(path, trust=plain(cfg.trust))
-        key = Path(cfg.key) if cfg.key is not None else None
-        secret = secret_of(card, key)
+        secret = secret_of(card, _key(cfg))
         with from_elsewhere("victim"):
             job = prepare(with_task_of(cfg, card), secret=secret)
         job.cfg.auto.update(name=card["name"])
         victim = Victim(str(card["name"]), str(card["fingerprint"]), path)
         load_weights(job.net, path / WEIGHTS)
     else:
-        job = prepare(cfg, secret=read_key(Path(cfg.key)).secret if cfg.key is not None else None)
+        job = prepare(cfg, secret=read_key(key).secret if (key := _key(cfg)) is not None else None)
         load_weights(job.net, path)
         parts = {part: job.identity[part] for part in ("seed", "dataset", "watermark", "model", "data", "other_data")}
         parts["key"] = job.identity.get("key")
@@ -186,8 +185,8 @@ def _train_alone(job: Job, training: Training, force: bool) -> dict[str, Any]:
     with FileLock(job.folder / ".lock"):
         if (card := _finished(job, force)) is not None:
             return card
-        if job.cfg.key is not None:  # before the training, so that no model is without its key
-            keep_key(job, Path(job.cfg.key))
+        if (key := _key(job.cfg)) is not None:  # before the training, so that no model is without it
+            keep_key(job, key)
         if force:
             _clear(job)
         return training.run(data)
@@ -290,6 +289,11 @@ class Training:
             return point.history[-1] if point.history else {}
         judged = {name: value for name, value in guard.metrics.items() if name.startswith("val/")}
         return {**point.history[guard.epochs_kept - 1], **judged}
+
+
+def _key(cfg: DictConfig) -> Path | None:
+    """Where the owner's key is, or will be. A name of digits alone arrives as a number."""
+    return None if cfg.key is None else Path(str(cfg.key))
 
 
 def _callbacks(cfg: DictConfig) -> list[L.Callback]:
