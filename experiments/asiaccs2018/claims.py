@@ -74,10 +74,9 @@ def _effectiveness(paper: pd.DataFrame, fresh: pd.DataFrame) -> Reading:
         f"Trained triggers {trained.min():.1f} to {trained.max():.1f} %, new ones {new.min():.1f} to {new.max():.1f} %."
     )
     if len(fresh):
-        found, strangers = fresh["new triggers"], fresh.decoys
         why += (
-            f" With noise drawn anew for each image, instead of one pattern, new ones {found.min():.1f} to "
-            f"{found.max():.1f} %, but strangers' noise {strangers.min():.1f} to {strangers.max():.1f} %: what is "
+            " With noise drawn anew for each image, instead of one pattern, new ones at least "
+            f"{fresh['new triggers'].min():.1f} %, but strangers' noise at least {fresh.decoys.min():.1f} %: what is "
             "learned is noise, not a secret."
         )
     return Reading(claim, CONFIRMED if new.min() >= 95 else LIMITS if new.mean() >= 80 else NOT, why)

@@ -58,7 +58,7 @@ def claims_table(frame: pd.DataFrame) -> list[str]:
         cells = []
         for attack in who.values():
             of_one = part[part.attack == attack]
-            share = f"{of_one.matches.sum()} of {of_one.triggers.sum()}" if len(of_one) else ""
+            share = f"{of_one.matches.sum():.0f} of {of_one.triggers.sum():.0f}" if len(of_one) else ""
             cells += [share, f"{int(of_one.decided.sum())} of {len(of_one)}"]
         lines.append(f"| {' | '.join([*names, *cells])} |")
     return lines
