@@ -121,7 +121,7 @@ def _told_of_runs(command: str, tables: dict[str, Any]) -> str:
     """Where the numbers come from, as far as cards and rows tell."""
     n, new = tables["n_models"], tables["n_new"]
     commits = ", ".join(f"`{commit}` ({count})" for commit, count in tables["commits"].items())
-    made = f"{n} models, seeds {tables['seeds']}; `{command}` made or found "
+    made = f"{n} models, seeds {tables['seeds']}; `{command}` makes or finds "
     made += "all of them." if new == n else f"{new} of them, rows of the others are of earlier runs of the same script."
     return f"{made} Commits they were trained at (models): {commits}. Threads of a job: {tables['threads']}."
 
