@@ -19,16 +19,6 @@ from wmlightning.errors import UserError
 from wmlightning.ownership.key import Key, read_key
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("owner") / "owner.key"
-
-
-@pytest.fixture(scope="module")
-def key(path: Path) -> Key:
-    return owners_key(path)
-
-
 class Weighed(Module):
     """Writes down with what weights the last evaluation batch was looked at."""
 

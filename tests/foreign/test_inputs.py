@@ -23,11 +23,6 @@ from wmlightning.ownership.key import Key
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("owner") / "owner.key"
-
-
-@pytest.fixture(scope="module")
 def key(path: Path) -> Key:
     return owners_key(path, n_triggers=48)
 

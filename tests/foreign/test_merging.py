@@ -34,16 +34,6 @@ Names = Counter[str]
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("owner") / "owner.key"
-
-
-@pytest.fixture(scope="module")
-def key(path: Path) -> Key:
-    return owners_key(path)
-
-
-@pytest.fixture(scope="module")
 def names(key: Key, path: Path) -> Names:
     found = marked_names(key, path.parent)
     assert len(found) == found.total() == 16

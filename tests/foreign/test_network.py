@@ -10,22 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.foreign.projects import CLASSES, Module, evaluation, loader, owners_key, to_input
+from tests.foreign.projects import CLASSES, Module, evaluation, loader, to_input
 from tests.helpers import tiny_trainer
 from wmlightning import Watermark
 from wmlightning.ownership.key import Key
 
 TOLD = "training_step changes images"
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("owner") / "owner.key"
-
-
-@pytest.fixture(scope="module")
-def key(path: Path) -> Key:
-    return owners_key(path)
 
 
 def told(path: Path, module: Module, watermark: Any = None, **options: Any) -> list[str]:

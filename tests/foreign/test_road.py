@@ -14,21 +14,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from torchvision.transforms import v2
 
 import wmlightning
-from tests.foreign.projects import CLASSES, SHAPE, Animals, Module, evaluation, loader, owners_key, to_input
+from tests.foreign.projects import CLASSES, SHAPE, Animals, Module, evaluation, loader, to_input
 from tests.helpers import random_images, tiny_trainer
 from wmlightning import Watermark
 from wmlightning.errors import UserError
 from wmlightning.ownership.key import Key
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("owner") / "owner.key"
-
-
-@pytest.fixture(scope="module")
-def key(path: Path) -> Key:
-    return owners_key(path)
 
 
 @pytest.fixture(scope="module")
