@@ -1,6 +1,7 @@
 """One option at a time: a table for each line of ``run.sh``, rendered from cards into this folder's README.
 
-A run belongs to a table if it differs from the paper's key in nothing but the table's option, and what the table fixes.
+A run belongs to a table if it differs from the paper's key in nothing but the table's option, and what the table fixes;
+its precision is that of most runs.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ PAPER = {
     "fresh": False,
     "strength": 0.2,
     "opacity": 1.0,
-    "precision": "bf16-mixed",
 }
 #: Title, option, and what is fixed otherwise than in the paper's key.
 TABLES: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -61,16 +61,23 @@ def main() -> None:
     options = parser.parse_args()
     runs = _read(options.runs)
     write_bytes(HERE / "results.csv", runs.to_csv(index=False, float_format="%.6g").encode())
-    stored, epochs = ", ".join(sorted(runs["stored as"].unique())), int(runs.epochs.max())
-    seeds = ", ".join(str(seed) for seed in sorted(runs.seed.unique()))
-    parts = [f"{', '.join(sorted(runs.dataset.unique()))} ({stored}), {epochs} epochs, seeds {seeds}."]
-    for title, option, fixed in TABLES:
-        lines = _table(runs, option, {**PAPER, **fixed})
-        parts.append(f"### {title}\n\n" + ("\n".join(lines) if len(lines) > 2 else "Not run yet."))
+    page = rendered(pd.read_csv(HERE / "results.csv"))
     text = README.read_text()
     before, after = text.index(START) + len(START), text.index(END)
-    write_bytes(README, (text[:before] + "\n\n" + "\n\n".join(parts) + "\n\n" + text[after:]).encode())
-    print("\n\n".join(parts))
+    write_bytes(README, f"{text[:before]}\n\n{page}\n\n{text[after:]}".encode())
+    print(page)
+
+
+def rendered(runs: pd.DataFrame) -> str:
+    """All tables, from rows of ``results.csv``."""
+    stored, epochs = ", ".join(sorted(runs["stored as"].unique())), int(runs.epochs.max())
+    seeds = ", ".join(str(seed) for seed in sorted(runs.seed.unique()))
+    usual = str(runs.precision.mode().iloc[0])
+    parts = [f"{', '.join(sorted(runs.dataset.unique()))} ({stored}), {epochs} epochs, {usual}, seeds {seeds}."]
+    for title, option, fixed in TABLES:
+        lines = _table(runs, option, {**PAPER, "precision": usual, **fixed})
+        parts.append(f"### {title}\n\n" + ("\n".join(lines) if len(lines) > 2 else "Not run yet."))
+    return "\n\n".join(parts)
 
 
 def _read(folder: Path) -> pd.DataFrame:
@@ -81,7 +88,7 @@ def _read(folder: Path) -> pd.DataFrame:
             continue
         watermark = card["config"]["watermark"]
         row = {"watermark": watermark["_target_"].rsplit(".", 1)[-1].lower(), "precision": card["precision"]}
-        row |= {name: watermark.get(name, PAPER[name]) for name in PAPER if name != "precision"}
+        row |= {name: watermark.get(name, PAPER[name]) for name in PAPER}
         row |= {"dataset": card["config"]["dataset"]["name"], "seed": card["seed"], "epochs": card["epochs"]}
         row |= {"stored as": card["data"]["stored_as"], "fingerprint": card["fingerprint"]}
         rows.append(row | {name: 100 * card["metrics"].get(metric, float("nan")) for name, metric in METRICS.items()})

@@ -20,9 +20,10 @@ from wmlightning.ownership.questions import Terms
 from wmlightning.results.card import read_card
 
 HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "overwriting.csv"
 README, START, END = HERE / "README.md", "<!-- overwriting table: start -->", "<!-- overwriting table: end -->"
 ALPHA, TURNS = 0.001, 20
-TERMS = Terms(ALPHA, queries=40, budget=5000)
+TERMS = Terms(ALPHA, queries=200, budget=5000)
 MODEL = ["dataset", "stored_as", "watermark", "key", "thief"]
 
 
@@ -33,11 +34,11 @@ def main() -> None:
     options = parser.parse_args()
     rows = [row for folder in sorted(options.runs.iterdir()) for row in _asked(folder)]
     frame = pd.DataFrame(rows).sort_values([*MODEL, "seed", "learning_rate"], ignore_index=True)
-    write_bytes(HERE / "overwriting.csv", frame.to_csv(index=False, float_format="%.6g").encode())
-    text, table = README.read_text(), _table(frame)
+    write_bytes(RESULTS, frame.to_csv(index=False, float_format="%.6g").encode())
+    text, rendered = README.read_text(), table(pd.read_csv(RESULTS))
     before, after = text.index(START) + len(START), text.index(END)
-    write_bytes(README, f"{text[:before]}\n\n{table}\n\n{text[after:]}".encode())
-    print(table)
+    write_bytes(README, f"{text[:before]}\n\n{rendered}\n\n{text[after:]}".encode())
+    print(rendered)
 
 
 def _asked(folder: Path) -> Iterator[dict[str, Any]]:
@@ -83,7 +84,8 @@ def _put(questions: list[Any], suspect: Held, claim: Claim) -> dict[str, float]:
     return {"claims": len(found), "decided": len(decided), "queries": pd.Series(decided, dtype=float).median()}
 
 
-def _table(frame: pd.DataFrame) -> str:
+def table(frame: pd.DataFrame) -> str:
+    """One line for each kind of model, thief and learning rate, from rows of ``overwriting.csv``."""
     lines = [
         "| data | owner's mark | thief's mark | learning rate | clean | owner's new triggers | thief's new triggers "
         "| owner's claims that reach p <= 0.001 | queries (median) |",

@@ -32,7 +32,7 @@ from wmlightning.store import Run
 
 HERE = Path(__file__).resolve().parent
 ALPHA = 0.001
-TERMS = Terms(ALPHA, queries=40, budget=5000)
+TERMS = Terms(ALPHA, queries=200, budget=5000)
 #: Strengths of surrogates that are asked, by attack.
 STRENGTHS = {
     "prune": (0.5, 0.7, 0.9),

@@ -68,15 +68,15 @@ def main() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         innocents = list(_innocents(task, options.models, options.epochs))
         frame = pd.DataFrame(list(_rows(task, innocents, options.pairs)))
-    summary = _summary(frame)
     write_bytes(options.out / "validity.csv", frame.to_csv(index=False, float_format="%.6g").encode())
-    write_bytes(options.out / "validity.md", ("\n".join(summary) + "\n").encode())
+    table = summary(pd.read_csv(options.out / "validity.csv"))
+    write_bytes(options.out / "validity.md", f"{table}\n".encode())
     write_bytes(options.out / "validity.png", png(_figure(frame)))
     if options.out == HERE:
         text = README.read_text()
         before, after = text.index(START) + len(START), text.index(END)
-        write_bytes(README, f"{text[:before]}\n\n{chr(10).join(summary)}\n\n{text[after:]}".encode())
-    print("\n".join(summary))
+        write_bytes(README, f"{text[:before]}\n\n{table}\n\n{text[after:]}".encode())
+    print(table)
 
 
 def _quiet() -> None:
@@ -132,7 +132,7 @@ def _rank(question: Question, suspects: list[Held], pair: int) -> dict[str, Any]
     return {"p_value": result.p_value, "queries": result.n, "matches": result.matches}
 
 
-def _summary(frame: pd.DataFrame) -> list[str]:
+def summary(frame: pd.DataFrame) -> str:
     """Shares of pairs with p <= level, and what 99 % of valid tests stay below at that number of pairs."""
     n = int(frame.groupby(["test", "mode", "watermark"]).size().min())
     most = {level: 100 * binom.ppf(0.99, n, level) / n for level in LEVELS}
@@ -144,7 +144,7 @@ def _summary(frame: pd.DataFrame) -> list[str]:
     for names, part in frame.groupby(["test", "mode", "watermark"], sort=False):
         shares = [f"{100 * float((part.p_value <= level).mean()):.1f} %" for level in LEVELS]
         lines.append(f"| {' | '.join(names)} | {len(part)} | {' | '.join(shares)} | {part.queries.mean():.0f} |")
-    return lines
+    return "\n".join(lines)
 
 
 def _figure(frame: pd.DataFrame) -> Figure:

@@ -17,3 +17,4 @@ for seed in ${SEEDS:-0}; do
     done
   done
 done
+"$PYTHON" experiments/trained/table.py --runs "${WML_RUNS_DIR:-runs/trained}" --starts "$STARTS"

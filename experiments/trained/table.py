@@ -16,6 +16,7 @@ import pandas as pd
 from wmlightning.files import write_bytes
 
 HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results.csv"
 RUNS = HERE.parents[1] / "runs"
 SHARES = {"clean before": 2, "clean after": 2, "trained triggers": 1, "new triggers": 1, "decoys": 1}
 KEYS = {"negatives": "one mark, negatives", "marks": "8 marks, negatives"}
@@ -57,6 +58,11 @@ def read(folder: Path, starts: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def from_csv() -> pd.DataFrame:
+    """What :func:`read` gave."""
+    return pd.read_csv(RESULTS).fillna({"key": ""})
+
+
 def markdown(runs: pd.DataFrame) -> str:
     """One line a key: the mean over seeds, and from where to where they reach."""
     columns = ["watermark", "key", "seeds", *SHARES, "epochs", "seconds"]
@@ -89,9 +95,10 @@ def main() -> None:
     parser.add_argument("--starts", type=Path, default=RUNS / "asiaccs2018-paper")
     options = parser.parse_args()
     runs = read(options.runs, options.starts)
-    write_bytes(HERE / "results.csv", runs.round(3).to_csv(index=False).encode())
-    write_bytes(HERE / "table.md", markdown(runs).encode())
-    print(markdown(runs))
+    write_bytes(RESULTS, runs.round(3).to_csv(index=False).encode())
+    page = markdown(from_csv())
+    write_bytes(HERE / "table.md", page.encode())
+    print(page)
 
 
 if __name__ == "__main__":
