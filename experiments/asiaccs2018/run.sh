@@ -38,6 +38,7 @@ case $ATTACKS in *overwrite*) ATTACK="$ATTACK attack.overwrite.learning_rates=[0
 OUT=${OUT:-$( [ "$SCALE" = paper ] && echo "$HERE" || echo "$STORE/results" )}
 seeds=$(echo $SEEDS | tr ' ' ',')
 started=$(date +%s)
+fresh=$( [ -e "$STORE" ] || echo yes )
 
 train() { # shellcheck disable=SC2086 (options are words)
   "$PYTHON" train.py -m "dataset=${DATASETS:-$all}" "seed=$seeds" "runs_dir=$STORE" "group=asiaccs2018-$SCALE" $TASK \
@@ -60,6 +61,7 @@ mkdir -p "$OUT" "$STORE/results"
 asked="$STORE/results/verification.csv"
 # shellcheck disable=SC2086
 "$PYTHON" experiments/ownership/power.py --runs "$STORE" --out "$asked" --seeds $SEEDS
-"$PYTHON" $HERE/tables.py --runs "$STORE" --out "$OUT" --command "${said}make reproduce" ${ADD:+--add} \
+took=${fresh:+"$(( ($(date +%s) - started + 59) / 60 )) minutes from an empty store"}
+"$PYTHON" $HERE/tables.py --runs "$STORE" --out "$OUT" --command "${said}make reproduce" --took "$took" ${ADD:+--add} \
   $( [ "$OUT" = "$HERE" ] && echo --readme || true )
 echo "the study: $(( $(date +%s) - started )) s, tables and figures in $OUT"

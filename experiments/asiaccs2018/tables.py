@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--command", default="make reproduce", help="what was typed, for the page")
+    parser.add_argument("--took", default="", help="how long that took, for the page")
     parser.add_argument("--add", action="store_true", help="keep what the CSV files tell of models not in the store")
     parser.add_argument("--readme", action="store_true", help="put tables into the project's README, too")
     options = parser.parse_args()
@@ -60,7 +61,7 @@ def main() -> None:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    tables["runs"] = _told_of_runs(options.command, tables)
+    tables["runs"] = _told_of_runs(options.command, options.took, tables)
     page = folder.get_template("README.md.j2").render(paper=PAPER, **tables)
     write_bytes(options.out / "README.md", page.encode())
     if options.readme:
@@ -117,12 +118,13 @@ def rendered(trained: pd.DataFrame, attacked: pd.DataFrame, asked: pd.DataFrame)
     }
 
 
-def _told_of_runs(command: str, tables: dict[str, Any]) -> str:
+def _told_of_runs(command: str, took: str, tables: dict[str, Any]) -> str:
     """Where the numbers come from, as far as cards and rows tell."""
     n, new = tables["n_models"], tables["n_new"]
     commits = ", ".join(f"`{commit}` ({count})" for commit, count in tables["commits"].items())
     made = f"{n} models, seeds {tables['seeds']}; `{command}` makes or finds "
-    made += "all of them." if new == n else f"{new} of them, rows of the others are of earlier runs of the same script."
+    made += "all of them" if new == n else f"{new} of them, rows of the others are of earlier runs of the same script"
+    made += f" ({took})." if took else "."
     return f"{made} Commits they were trained at (models): {commits}. Threads of a job: {tables['threads']}."
 
 
