@@ -46,7 +46,7 @@ def tables(folder: Path) -> dict[str, str]:
     page = (folder / "out" / "README.md").read_text()
     first, untimed = page.index("## The abstract's claims"), page.index("## Cost")
     timed, rest = page.index("## Fidelity and effectiveness"), page.index("## Strangers who count matches")
-    numbers = "\n".join(re.sub(r" \d+ \|$", " |", line) for line in page[timed:rest].splitlines())  # but the last column
+    numbers = re.sub(r" \d+ \|$", " |", page[timed:rest], flags=re.MULTILINE)  # without the last column
     found = {"README.md": page[first:timed] + numbers + page[rest:untimed]}
     for name in ("embedding", "attacks", "verification"):
         frame = pd.read_csv(folder / "out" / f"{name}.csv")
