@@ -70,6 +70,10 @@ def test_killed_anywhere_it_ends_with_the_same_tables(tmp_path: Path) -> None:
     assert "| procedural | noise |" in whole["README.md"]
     assert "| 60% fine-pruned | 90% fine-pruned | overwritten at 0.01 | overwritten at 0.03 |" in whole["README.md"]
     assert len(pd.read_csv(tmp_path / "whole" / "out" / "verification.csv")) >= 18
+    verdicts = [json.loads(path.read_text()) for path in tmp_path.glob("killed/verdicts/*/verdict.json")]
+    assert [verdict["kind"] for verdict in verdicts] == ["verify", "verify"], "of the model, and of an unmarked one"
+    assert all("http://127.0.0.1" in verdict["suspect"] for verdict in verdicts)
+    assert not list(tmp_path.glob("**/*.key"))
 
 
 @pytest.mark.slow

@@ -61,6 +61,9 @@ mkdir -p "$OUT" "$STORE/results"
 asked="$STORE/results/verification.csv"
 # shellcheck disable=SC2086
 "$PYTHON" experiments/ownership/power.py --runs "$STORE" --out "$asked" --seeds $SEEDS
+# shellcheck disable=SC2086
+"$PYTHON" experiments/ownership/verdicts.py --runs "$STORE" --group "asiaccs2018-$SCALE" --seeds $SEEDS \
+  ${LOGGER:+--logger "$LOGGER"}
 took=${fresh:+"$(( ($(date +%s) - started + 59) / 60 )) minutes from an empty store"}
 "$PYTHON" $HERE/tables.py --runs "$STORE" --out "$OUT" --command "${said}make reproduce" --took "$took" ${ADD:+--add} \
   $( [ "$OUT" = "$HERE" ] && echo --readme || true )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,7 @@ from wmlightning.ownership.suspects.base import Suspect
 from wmlightning.ownership.suspects.local import LocalSuspect
 from wmlightning.ownership.suspects.network import arithmetic_of
 from wmlightning.ownership.transcript import Recorded
+from wmlightning.results.card import read_card
 from wmlightning.secret import Secret
 from wmlightning.store import Run
 from wmlightning.watermarks.base import MarkingWatermark
@@ -107,6 +109,29 @@ def put(question: Question, suspect: Suspect, maker: TriggerMaker) -> tuple[Test
         return question.put(Interview(asked)), asked.queries
 
 
+def marked_runs(folder: Path, seeds: list[int] | None = None) -> list[Path]:
+    """Finished trainings of a run store with a watermark, of some seeds or all."""
+    return [path for path, card in _trained(folder, seeds) if card["config"]["watermark"].get("_target_")]
+
+
+def unmarked_runs(folder: Path, seeds: list[int] | None = None) -> list[Path]:
+    """The same without a watermark."""
+    return [path for path, card in _trained(folder, seeds) if not card["config"]["watermark"].get("_target_")]
+
+
+def _trained(folder: Path, seeds: list[int] | None) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in sorted(folder.iterdir()):
+        card = read_card(path)
+        if card is not None and card.get("kind") == "train" and (seeds is None or card["seed"] in seeds):
+            yield path, card
+
+
+def same_task(one: Path, other: Path) -> bool:
+    """Whether two trainings had the same data and seed."""
+    cards = [read_card(path) for path in (one, other)]
+    return len({(card["config"]["dataset"]["name"], card["seed"]) for card in cards if card is not None}) == 1
+
+
 def key_name(config: dict[str, Any]) -> str:
     """How the tables call a key."""
     watermark = config["watermark"]
@@ -118,8 +143,8 @@ def key_name(config: dict[str, Any]) -> str:
 
 
 @contextmanager
-def service(run: Run) -> Iterator[str]:
-    """Serves a run on a socket of this machine: its address."""
+def service(run: Run, name: str = "classifier") -> Iterator[str]:
+    """Serves a run on a socket of this machine under a name: its address."""
     import threading
     import time
 
@@ -127,7 +152,7 @@ def service(run: Run) -> Iterator[str]:
 
     from wmlightning.ownership.server import ServedModel, create_app
 
-    config = uvicorn.Config(create_app(ServedModel(run, "classifier", "cpu")), port=0, log_level="error")
+    config = uvicorn.Config(create_app(ServedModel(run, name, "cpu")), port=0, log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from asking import Claim, Held, key_name, put
+from asking import Claim, Held, key_name, marked_runs, put
 
 from wmlightning import load_run
 from wmlightning.files import write_bytes
 from wmlightning.ownership.questions import Terms
-from wmlightning.results.card import read_card
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "overwriting.csv"
@@ -32,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True)
     options = parser.parse_args()
-    rows = [row for folder in sorted(options.runs.iterdir()) for row in _asked(folder)]
+    rows = [row for folder in marked_runs(options.runs) for row in _asked(folder)]
     frame = pd.DataFrame(rows).sort_values([*MODEL, "seed", "learning_rate"], ignore_index=True)
     write_bytes(RESULTS, frame.to_csv(index=False, float_format="%.6g").encode())
     text, rendered = README.read_text(), table(pd.read_csv(RESULTS))
@@ -42,9 +41,6 @@ def main() -> None:
 
 
 def _asked(folder: Path) -> Iterator[dict[str, Any]]:
-    card = read_card(folder)
-    if card is None or card.get("kind") != "train" or not card["config"]["watermark"].get("_target_"):
-        return
     run = load_run(folder)
     attacks = [(place, found) for place, found in sorted(run.attacks().items()) if found["attack"] == "overwrite"]
     if not attacks:

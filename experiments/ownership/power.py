@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from asking import Claim, Held, key_name, put, service
+from asking import Claim, Held, key_name, marked_runs, put, same_task, service, unmarked_runs
 from torch import nn
 
 from wmlightning import load_run
@@ -27,7 +27,6 @@ from wmlightning.files import write_bytes
 from wmlightning.ownership.questions import DecoyKeys, Question, Terms
 from wmlightning.ownership.suspects.base import Suspect
 from wmlightning.ownership.suspects.oip import Oip
-from wmlightning.results.card import read_card
 from wmlightning.store import Run
 
 HERE = Path(__file__).resolve().parent
@@ -56,9 +55,9 @@ def main() -> None:
     options = parser.parse_args()
     frame = pd.read_csv(options.out) if options.out.exists() else pd.DataFrame({name: [] for name in ABOUT})
     done = set(frame[ABOUT].itertuples(index=False, name=None))
-    unmarked = _runs(options.runs, options.seeds, marked=False)
+    unmarked = unmarked_runs(options.runs, options.seeds)
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        asked = [pool.submit(_ask, one, unmarked, done) for one in _runs(options.runs, options.seeds, marked=True)]
+        asked = [pool.submit(_ask, one, unmarked, done) for one in marked_runs(options.runs, options.seeds)]
         for one in as_completed(asked):
             frame = pd.concat([frame, pd.DataFrame(one.result())], ignore_index=True)
             frame = frame.sort_values("model", kind="stable", ignore_index=True)
@@ -70,23 +69,9 @@ def _ask(folder: Path, unmarked: list[Path], done: set[tuple[str, str, float]]) 
     if not any(card["type"] == "removal" for card in run.attacks().values()):
         return []
     started = time.monotonic()
-    rows = list(_rows(run, [load_run(other) for other in unmarked if _same_task(other, folder)], done))
+    rows = list(_rows(run, [load_run(other) for other in unmarked if same_task(other, folder)], done))
     print(f"{folder.name}: {len(rows)} claims in {time.monotonic() - started:.0f} s", flush=True)
     return rows
-
-
-def _runs(folder: Path, seeds: list[int], marked: bool) -> list[Path]:
-    """Finished trainings, with a watermark or without."""
-    cards = {path: read_card(path) for path in sorted(folder.iterdir())}
-    found = {path: card for path, card in cards.items() if card is not None and card.get("kind") == "train"}
-    found = {path: card for path, card in found.items() if card["seed"] in seeds}
-    return [path for path, card in found.items() if bool(card["config"]["watermark"].get("_target_")) == marked]
-
-
-def _same_task(one: Path, other: Path) -> bool:
-    cards = read_card(one), read_card(other)
-    assert None not in cards
-    return len({(card["config"]["dataset"]["name"], card["seed"]) for card in cards if card is not None}) == 1
 
 
 def _rows(run: Run, unmarked: list[Run], done: set[tuple[str, str, float]]) -> Iterator[dict[str, Any]]:
