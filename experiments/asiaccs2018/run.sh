@@ -44,19 +44,16 @@ train() { # shellcheck disable=SC2086 (options are words)
   "$PYTHON" train.py -m "dataset=${DATASETS:-$all}" "seed=$seeds" "runs_dir=$STORE" "group=asiaccs2018-$SCALE" $TASK \
     "hydra/launcher=${LAUNCHER:-joblib}" ${LOGGER:+logger=$LOGGER} "$@"
 }
-train watermark=none
-inverted= others=
-for key in $KEYS; do # several marks have several classes: inversion is told for one
+first=asiaccs2018/unmarked marked=
+for key in $KEYS; do
   case $key in
-    fresh) case $WATERMARKS in *noise*) train watermark=noise experiment=asiaccs2018/fresh ;; esac ;;
-    paper|negatives) inverted=$inverted,asiaccs2018/$key ;;
-    *) others=$others,asiaccs2018/$key ;;
+    fresh) case $WATERMARKS in *noise*) first=$first,asiaccs2018/fresh ;; esac ;;
+    *) marked=$marked,asiaccs2018/$key ;;
   esac
 done
+train "experiment=$first"
 # shellcheck disable=SC2086
-[ -z "$inverted" ] || train "watermark=$WATERMARKS" "experiment=${inverted#,}" "attack=[$ATTACKS,inversion]" $ATTACK
-# shellcheck disable=SC2086
-[ -z "$others" ] || train "watermark=$WATERMARKS" "experiment=${others#,}" "attack=[$ATTACKS]" $ATTACK
+[ -z "$marked" ] || train "watermark=$WATERMARKS" "experiment=${marked#,}" "attack=[$ATTACKS,inversion]" $ATTACK
 mkdir -p "$OUT" "$STORE/results"
 asked="$STORE/results/verification.csv"
 # shellcheck disable=SC2086
