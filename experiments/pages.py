@@ -39,6 +39,11 @@ def spread(values: pd.Series, places: int) -> str:
     return mean if low == high else f"{mean} ({low} to {high})"
 
 
+def signed(value: float) -> str:
+    """A change, in points; nothing is no loss."""
+    return f"{round(value, 2) + 0.0:+.2f}"
+
+
 def listed(values: Iterable[Any]) -> str:
     """All different values, in order."""
     return ", ".join(str(value) for value in sorted(set(values)))
@@ -75,7 +80,7 @@ def origin(runs: pd.DataFrame) -> str:
     known = runs.dropna(subset=["platform", "device", "threads"])
     machine = (
         listed(f"{name}, {device}" for name, device in zip(known.platform, known.device, strict=True))
-        or "machine not recorded"
+        or "Machine not recorded"
     )
     threads = listed(known.threads.astype(int)) or "not recorded"
     return f"Commits that models were trained at (models): {commits}. {machine}; threads of a job: {threads}."

@@ -1,8 +1,9 @@
-"""What the tables say, in a line for each: from the first value of an option to the last."""
+"""What the tables say, in a line for each: from the first value of an option to the last. For ``table.py``."""
 
 from __future__ import annotations
 
 import pandas as pd
+from pages import signed
 
 #: What an option's smallest and largest value are called.
 ENDS = {
@@ -29,7 +30,8 @@ def told(option: str, runs: pd.DataFrame) -> str:
     for watermark, part in runs.groupby("watermark"):
         before, after = (part[part[option] == value].set_index("seed") for value in (first, last))
         lost = (after.clean - before.clean).dropna()
-        changes["clean"].append(f"{watermark} {lost.mean():+.2f} points ({lost.min():+.2f} to {lost.max():+.2f})")
+        mean, low, high = (signed(value) for value in (lost.mean(), lost.min(), lost.max()))
+        changes["clean"].append(f"{watermark} {mean} points ({low} to {high})")
         for name in ("new triggers", "decoys"):
             changes[name].append(f"{watermark} {before[name].mean():.1f} to {after[name].mean():.1f} %")
     parts = [f"{name}: {', '.join(shares)}" for name, shares in changes.items()]
@@ -40,7 +42,7 @@ def _besides(option: str, runs: pd.DataFrame) -> str:
     """What else a table is there for."""
     if option == "label":
         return " A new trigger's label is drawn by lot: no training can tell it."
-    if option == "precision":
+    if option == "precision" and runs.seconds.notna().all():
         least = runs.groupby(["watermark", "precision"]).seconds.min().unstack()
         times = least["32-true"] / least["bf16-mixed"]
         return f" bf16-mixed trains {times.min():.2f} to {times.max():.2f} times as fast (least seconds of the seeds)."

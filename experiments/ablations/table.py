@@ -134,7 +134,11 @@ def _table(runs: pd.DataFrame, option: str) -> list[str]:
     lines = [*head, "|---|---|" + "---:|" * (len(METRICS) + 2 + len(timed))]
     for (watermark, value), group in runs.groupby(["watermark", option]):
         cells = [pages.spread(group[name], 2 if name == "clean" else 1) for name in METRICS]
-        cells += [pages.listed(group.n), str(len(group)), *(f"{group[name].min():.1f}" for name in timed)]
+        cells += [
+            pages.listed(group.n),
+            str(len(group)),
+            *("" if group[name].isna().all() else f"{group[name].min():.1f}" for name in timed),
+        ]
         lines.append(f"| {watermark} | {value} | {' | '.join(cells)} |")
     return lines
 

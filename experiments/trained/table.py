@@ -114,7 +114,7 @@ def _cost(dataset: str, runs: pd.DataFrame) -> str:
 
 
 def _range(values: pd.Series) -> str:
-    low, high = f"{values.min():+.2f}", f"{values.max():+.2f}"
+    low, high = pages.signed(values.min()), pages.signed(values.max())
     return low if low == high else f"{low} to {high}"
 
 
