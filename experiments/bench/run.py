@@ -10,13 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 import front
 import pages
 
 from wmlightning.files import write_bytes
+from wmlightning.results.card import environment
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.txt"
@@ -29,7 +28,7 @@ def main() -> None:
     record = pages.measured()
     commit = (record["commit"] or "not recorded").partition("-")
     head = f"make bench{typed}, {record['date']}, commit {commit[0][:7]}{commit[1]}{commit[2]}"
-    parts = [f"{head}\n{record['platform']}, {record['cores']} cores, torch {torch.__version__}"]
+    parts = [f"{head}\n{record['platform']}, {record['cores']} cores, torch {environment()['versions']['torch']}"]
     for name in PARTS:
         parts.append(_printed([str(HERE / name), *(sys.argv[1:] if name == PARTS[0] else [])]))
     write_bytes(RESULTS, ("\n\n".join(parts) + "\n").encode())
