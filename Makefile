@@ -58,11 +58,9 @@ wheel: dist
 
 check: lint types docs test
 
+# Some ten minutes. What is printed is kept in experiments/bench/results.txt and shown in README.md.
 bench: setup
-	$(BIN)/python experiments/bench/throughput.py $(ARGS)
-	$(BIN)/python experiments/bench/attacks.py
-	$(BIN)/python experiments/bench/verification.py
-	$(BIN)/python experiments/bench/foreign.py
+	$(BIN)/python experiments/bench/run.py $(ARGS)
 
 results: setup
 	$(BIN)/python -m wmlightning.results $(ARGS)

@@ -1,23 +1,28 @@
 """One option at a time: a table for each line of ``run.sh``, rendered from cards into this folder's README.
 
 A run belongs to a table if it differs from the paper's key in nothing but the table's option, and what the table fixes;
-its precision is that of most runs.
+its precision is that of most runs of the same data and network. Data sets that the store lacks keep their rows.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import pages
+import sentences
+
 from wmlightning.files import write_bytes
 from wmlightning.results.card import read_card
 
 HERE = Path(__file__).resolve().parent
-README = HERE / "README.md"
-START, END = "<!-- tables: start -->", "<!-- tables: end -->"
+RESULTS = HERE / "results.csv"
+GROUP = "ablations"
 METRICS = {
     "clean": "test/clean_acc",
     "trained triggers": "test/trigger_acc",
@@ -59,60 +64,83 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, required=True)
     options = parser.parse_args()
-    runs = _read(options.runs)
-    write_bytes(HERE / "results.csv", runs.to_csv(index=False, float_format="%.6g").encode())
-    page = rendered(pd.read_csv(HERE / "results.csv"))
-    text = README.read_text()
-    before, after = text.index(START) + len(START), text.index(END)
-    write_bytes(README, f"{text[:before]}\n\n{page}\n\n{text[after:]}".encode())
+    runs = read(options.runs)
+    if RESULTS.exists():
+        before = pd.read_csv(RESULTS)
+        runs = pd.concat([before[~before.dataset.isin(runs.dataset)], runs], ignore_index=True)
+    write_bytes(RESULTS, runs.to_csv(index=False, float_format="%.6g").encode())
+    page = rendered(pd.read_csv(RESULTS))
+    pages.include(HERE / "README.md", "tables", f"{page}\n\n{pages.rendered_today()}")
     print(page)
 
 
-def rendered(runs: pd.DataFrame) -> str:
-    """All tables, from rows of ``results.csv``."""
-    stored, epochs = ", ".join(sorted(runs["stored as"].unique())), int(runs.epochs.max())
-    seeds = ", ".join(str(seed) for seed in sorted(runs.seed.unique()))
-    usual = str(runs.precision.mode().iloc[0])
-    parts = [f"{', '.join(sorted(runs.dataset.unique()))} ({stored}), {epochs} epochs, {usual}, seeds {seeds}."]
-    for title, option, fixed in TABLES:
-        lines = _table(runs, option, {**PAPER, "precision": usual, **fixed})
-        parts.append(f"### {title}\n\n" + ("\n".join(lines) if len(lines) > 2 else "Not run yet."))
-    return "\n\n".join(parts)
-
-
-def _read(folder: Path) -> pd.DataFrame:
+def read(folder: Path) -> pd.DataFrame:
+    """One row for each finished run of the sweep below ``folder``; accuracies in per cent."""
     rows = []
     for place in sorted(folder.iterdir()):
         card = read_card(place)
-        if card is None or card.get("kind") != "train":
+        if card is None or card.get("kind") != "train" or card["group"] != GROUP:
             continue
-        watermark = card["config"]["watermark"]
+        watermark, data = card["config"]["watermark"], card["data"]
         row = {"watermark": watermark["_target_"].rsplit(".", 1)[-1].lower(), "precision": card["precision"]}
         row |= {name: watermark.get(name, PAPER[name]) for name in PAPER}
-        row |= {"dataset": card["config"]["dataset"]["name"], "seed": card["seed"], "epochs": card["epochs"]}
-        row |= {"stored as": card["data"]["stored_as"], "fingerprint": card["fingerprint"]}
+        row |= {"dataset": card["config"]["dataset"]["name"], "model": _last(card["config"]["model"])}
+        row |= {"seed": card["seed"], "epochs": card["epochs"], "stored as": data["stored_as"]}
+        row |= {"train": data["train"], "test": data["test"], "n": watermark["n_new"]}
+        row |= {"fingerprint": card["fingerprint"], **pages.made_with(card), "seconds": card["seconds"]["train"]}
         rows.append(row | {name: 100 * card["metrics"].get(metric, float("nan")) for name, metric in METRICS.items()})
+    if not rows:
+        raise SystemExit(f"error: {folder} holds no finished run of experiments/ablations/run.sh")
     return pd.DataFrame(rows)
 
 
-def _table(runs: pd.DataFrame, option: str, base: dict[str, Any]) -> list[str]:
-    """Mean over seeds, and the range behind it."""
+def _last(config: dict[str, Any]) -> str:
+    return str(config["_target_"]).rsplit(".", 1)[-1]
+
+
+def rendered(runs: pd.DataFrame) -> str:
+    """A section for each data set and network, from rows of ``results.csv``."""
+    return "\n\n".join(_section(*names, part) for names, part in runs.groupby(["dataset", "model"], sort=False))
+
+
+def _section(dataset: str, model: str, runs: pd.DataFrame) -> str:
+    usual, epochs = str(runs.precision.mode().iloc[0]), pages.listed(runs.epochs)
+    images = f"{pages.listed(runs.train)} training images, so that 1 % are {runs.train.iloc[0] // 100} triggers"
+    told = f"{len(runs)} models, {model}, {epochs} epochs, {usual} where nothing else is said, seeds"
+    tested = f"{runs.test.iloc[0]} test images: one more right answer is {100 / runs.test.iloc[0]:.2g} points"
+    parts = [f"## {dataset} ({pages.listed(runs['stored as'])})"]
+    parts += [f"{told} {pages.listed(runs.seed)}. {images}; {tested}. {pages.origin(runs)}", "SENTENCES"]
+    found = []
+    for title, option, fixed in TABLES:
+        of_table = _chosen(runs, option, {**PAPER, "precision": usual, **fixed})
+        lines = _table(of_table, option)
+        parts.append(f"### {title}\n\n" + ("\n".join(lines) if len(of_table) else "Not run yet."))
+        found += [sentences.told(option, of_table)] if len(of_table) else []
+    return "\n\n".join(parts).replace("SENTENCES", "\n".join(found))
+
+
+def _chosen(runs: pd.DataFrame, option: str, base: dict[str, Any]) -> pd.DataFrame:
+    """Runs that differ in the option alone, of watermarks that were tried with several values of it."""
     for name, value in base.items():
         if name != option:
             runs = runs[runs[name] == value]
-    lines = [f"| watermark | {option} | {' | '.join(METRICS)} | seeds |", "|---|---|" + "---:|" * (len(METRICS) + 1)]
-    for watermark, part in runs.groupby("watermark"):
-        if part[option].nunique() < 2:
-            continue
-        for value, group in part.groupby(option):
-            cells = [_cell(group[name], 2 if name == "clean" else 1) for name in METRICS]
-            lines.append(f"| {watermark} | {value} | {' | '.join(cells)} | {len(group)} |")
+    return runs[runs.groupby("watermark")[option].transform("nunique") > 1]
+
+
+def _table(runs: pd.DataFrame, option: str) -> list[str]:
+    """Mean over seeds, and the range behind it."""
+    timed = ["seconds"] if option == "precision" else []
+    head = [f"| watermark | {option} | {' | '.join([*METRICS, 'n', 'seeds', *timed])} |"]
+    lines = [*head, "|---|---|" + "---:|" * (len(METRICS) + 2 + len(timed))]
+    for (watermark, value), group in runs.groupby(["watermark", option]):
+        cells = [pages.spread(group[name], 2 if name == "clean" else 1) for name in METRICS]
+        cells += [
+            pages.listed(group.n),
+            str(len(group)),
+            *("" if group[name].isna().all() else f"{group[name].min():.1f}" for name in timed),
+        ]
+        lines.append(f"| {watermark} | {value} | {' | '.join(cells)} |")
     return lines
-
-
-def _cell(values: pd.Series, places: int) -> str:
-    mean, low, high = (f"{number:.{places}f}" for number in (values.mean(), values.min(), values.max()))
-    return mean if low == high else f"{mean} ({low} to {high})"
 
 
 if __name__ == "__main__":

@@ -254,6 +254,8 @@ def _compare(name: str, case: Case, precision: str, rounds: int, n: int) -> None
         ratios = [statistics.median(a / b for a, b in zip(values, base, strict=True)) for base in (bare, tuned)]
         print(f"  {side:34s} {statistics.median(values):8.0f}   ratio {ratios[0]:.3f}, to the second {ratios[1]:.3f}")
     plain, marked = (sides[side] for side in list(sides)[2:])
+    step, more = (1000 * BATCH / statistics.median(speeds[side]) for side in ("bare loop", "wmlightning, no watermark"))
+    print(f"  a step of {BATCH} images: bare {step:.1f} ms, ours {more - step:+.2f} ms")
     images = marked.n_images / plain.n_images - 1
     pairs = zip(*(speeds[side] for side in list(sides)[2:]), strict=True)
     seconds = statistics.median((marked.n_images / b) / (plain.n_images / a) for a, b in pairs) - 1

@@ -1,29 +1,40 @@
 """Does the owner's proof outlive a thief who embeds a watermark of their own?
 
 ``python experiments/ownership/overwriting.py --runs DIR`` puts the owner's question to what ``attack=overwrite`` left
-of each watermarked model of a run store, writes ``overwriting.csv``, and renders the table of this folder's README.
+of each watermarked model of a run store, writes ``overwriting.csv`` and ``overwriting.json`` (how it was measured), and
+renders its part of this folder's README. Models are asked side by side, one on each core.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import pages
+import workers
 from asking import Claim, Held, key_name, marked_runs, put
 
 from wmlightning import load_run
-from wmlightning.files import write_bytes
+from wmlightning.files import write_bytes, write_json
 from wmlightning.ownership.questions import Terms
+from wmlightning.store import Run
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "overwriting.csv"
-README, START, END = HERE / "README.md", "<!-- overwriting table: start -->", "<!-- overwriting table: end -->"
+RECORD = HERE / "overwriting.json"
+README = HERE / "README.md"
 ALPHA, TURNS = 0.001, 20
 TERMS = Terms(ALPHA, queries=200, budget=5000)
 MODEL = ["dataset", "stored_as", "watermark", "key", "thief"]
+#: Learning rates that leave the model its accuracy.
+GENTLE = (0.01, 0.03)
 
 
 def main() -> None:
@@ -31,17 +42,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True)
     options = parser.parse_args()
-    rows = [row for folder in marked_runs(options.runs) for row in _asked(folder)]
+    with workers.pool() as pool:
+        rows = [row for rows in pool.map(_asked, marked_runs(options.runs)) for row in rows]
+    if not rows:
+        raise SystemExit(f"error: {options.runs} holds no watermarked model that was overwritten")
     frame = pd.DataFrame(rows).sort_values([*MODEL, "seed", "learning_rate"], ignore_index=True)
     write_bytes(RESULTS, frame.to_csv(index=False, float_format="%.6g").encode())
-    text, rendered = README.read_text(), table(pd.read_csv(RESULTS))
-    before, after = text.index(START) + len(START), text.index(END)
-    write_bytes(README, f"{text[:before]}\n\n{rendered}\n\n{text[after:]}".encode())
-    print(rendered)
+    write_json(RECORD, pages.measured(triggers=TERMS.queries))
+    frame = pd.read_csv(RESULTS)
+    pages.include(README, "overwriting table", table(frame))
+    pages.include(README, "overwriting", told(frame))
+    print(table(frame))
 
 
-def _asked(folder: Path) -> Iterator[dict[str, Any]]:
-    run = load_run(folder)
+def _asked(folder: Path) -> list[dict[str, Any]]:
+    return list(_rows(load_run(folder)))
+
+
+def _rows(run: Run) -> Iterator[dict[str, Any]]:
     attacks = [(place, found) for place, found in sorted(run.attacks().items()) if found["attack"] == "overwrite"]
     if not attacks:
         return
@@ -49,7 +67,7 @@ def _asked(folder: Path) -> Iterator[dict[str, Any]]:
     questions = [claim.question(TERMS, turn) for turn in range(TURNS)]
     for place, found in attacks:
         about = {
-            "model": folder.name,
+            "model": run.folder.name,
             "dataset": config["dataset"]["name"],
             "stored_as": run.card["data"]["stored_as"],
             "watermark": _last(config["watermark"]),
@@ -90,7 +108,7 @@ def table(frame: pd.DataFrame) -> str:
     for (dataset, stored, mark, key, thief, lr), part in frame.groupby([*MODEL, "learning_rate"], sort=False):
         data = f"{dataset} ({stored})"
         rate = f"{lr:g}" if lr else "as it is"
-        cells = [_told(part[name]) for name in ("clean", "owner", "thiefs")]
+        cells = [pages.spread(100 * part[name], 1) for name in ("clean", "owner", "thiefs")]
         queries = part.queries.median()
         proof = f"{part.decided.sum()} of {part.claims.sum()} ({len(part)} model{'s' * (len(part) > 1)})"
         asked = "" if pd.isna(queries) else f"{queries:.0f}"
@@ -98,11 +116,30 @@ def table(frame: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _told(shares: pd.Series) -> str:
-    if shares.isna().all():
-        return ""
-    mean, low, high = (f"{100 * value:.1f}" for value in (shares.mean(), shares.min(), shares.max()))
-    return mean if low == high else f"{mean} ({low} to {high})"
+def told(frame: pd.DataFrame) -> str:
+    """What the table says, at the learning rates that leave the model its accuracy, and where it comes from."""
+    record = json.loads(RECORD.read_text())
+    whole = frame[frame.learning_rate == 0].set_index(["model", "thief"])
+    left = frame[frame.learning_rate.isin(GENTLE)]
+    lost = 100 * (whole.clean.reindex(pd.MultiIndex.from_frame(left[["model", "thief"]])).to_numpy() - left.clean)
+    rows = left.groupby([*MODEL, "learning_rate"])
+    owners, shares = 100 * rows.owner.mean(), 100 * rows.decided.sum() / rows.claims.sum()
+    rates, data = " and ".join(f"{rate:g}" for rate in GENTLE), pages.listed(frame.dataset)
+    same, other = (left[(left.watermark == left.thief) == wanted] for wanted in (True, False))
+    return pages.filled(
+        f"""**This is the attack to fear.** At learning rates {rates} it costs the thief {lost.median():.2f} points of
+        clean accuracy in the median ({lost.min():.2f} to {lost.max():.2f} in single models). {owners.min():.0f} to
+        {owners.max():.0f} % of the owner's new triggers are left (a row's mean), and of the owner's claims with up to
+        {record["triggers"]} triggers {shares.min():.0f} to {shares.max():.0f} % still reach p <= {ALPHA:g}
+        ({_reached(left)} claims to {len(left)} overwritten models): {_reached(same)} after a mark of the same kind,
+        {_reached(other)} after another. The thief's own triggers then work in {100 * left.thiefs.mean():.1f} %, and the
+        thief may claim the model: the older commitment decides. Data: {data}; seeds {pages.listed(frame.seed)}.""",
+        pages.told(record),
+    )
+
+
+def _reached(part: pd.DataFrame) -> str:
+    return f"{int(part.decided.sum()):,} of {int(part.claims.sum()):,}"
 
 
 if __name__ == "__main__":
