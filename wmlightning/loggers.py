@@ -252,7 +252,7 @@ def log_verdict(loggers: list[Logger], verdict: dict[str, Any], folder: Path) ->
     about = verdict["about"]
     columns = ["suspect", *about, "decision", *_NUMBERS, "test", "commitment"]
     row = [{**verdict, **words, **about}[name] for name in columns]
-    what = hashlib.sha256(json.dumps(verdict, sort_keys=True).encode()).hexdigest()
+    what = hashlib.sha256(json.dumps([rests_on, row]).encode()).hexdigest()
     loggers = untold(loggers, folder, what)
     wrong = "the verdict is written, but W&B does not take it"
     right = "mode=offline; asked again, the suspect gets no query twice"

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.ownership.conftest import TASK
 from tests.wandb_files import Logged, runs_below
 from wmlightning.errors import UserError
 from wmlightning.job import prepare
+from wmlightning.loggers import log_verdict, wandb_logger
 from wmlightning.ownership.key import keep_key
 from wmlightning.ownership.verdict import Verdict
 from wmlightning.ownership.verify import verify
@@ -159,10 +161,14 @@ def test_asked_again_it_logs_again_without_a_word(place: Path) -> None:
 def test_the_same_verdict_is_not_told_twice_and_another_is(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     options = (f"suspects=[{{path: {place / 'second'}.pt}}]", "logger=wandb")
-    for n_runs, more in ((1, []), (1, []), (2, ["alpha=0.01"])):
-        verify(config(place, "once", *options, *more))
+    for _ in range(2):
+        (verdict,) = verify(config(place, "once", *options))
         wandb.teardown()
-        assert len(runs_below(place / "once")) == n_runs
+        assert len(runs_below(place / "once")) == 1
+    logger = wandb_logger("offline", save_dir=str(place / "once"), project="wmlightning")
+    log_verdict([logger], {**asdict(verdict), "queries": 13}, place / "once")
+    wandb.teardown()
+    assert len(runs_below(place / "once")) == 2
 
 
 def test_by_default_nothing_is_logged(place: Path) -> None:
