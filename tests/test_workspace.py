@@ -26,6 +26,7 @@ from wmlightning.workspace import attacks_in, build, main
 
 OURS = attacks_in([REPO / "conf"])
 KINDS = {"line": "Run History Line Plot", "scatter": "Scatter Plot", "bar": "Bar Chart", "table": "Weave"}
+KINDS["custom"] = "Vega2"
 
 
 def view(**options: Any) -> dict[str, Any]:
@@ -60,6 +61,19 @@ def test_a_section_for_each_attack_that_draws_a_curve() -> None:
     assert all(curve["xLogScale"] and curve["xAxisTitle"] == "learning rate" for curve in curves)
     assert all(curve["groupBy"] == "about.value.label" for curve in curves)
     assert not any(panel["config"]["xLogScale"] for panel in found["Attack: prune"])
+
+
+def test_every_surrogate_is_a_point() -> None:
+    (chart,) = panels(view(), "custom")
+    assert (chart["panelDefId"], chart["fieldSettings"]) == (
+        "wandb/scatter/v0",
+        {"x": "clean_lost", "y": "trigger_new_acc"},
+    )
+    assert '"attack/surrogates"' in json.dumps(chart["userQuery"])
+
+
+def test_a_study_with_several_seeds_has_room() -> None:
+    assert '"maxRuns": 1000' in json.dumps(view())
 
 
 def test_an_attack_of_ones_own_gets_a_section(tmp_path: Path) -> None:
@@ -215,6 +229,9 @@ def test_every_metric_that_a_panel_names_was_logged(logged: list[Logged]) -> Non
     (scatter,) = panels(spec, "scatter")
     axes = [scatter["xAxis"].removeprefix("summary:"), scatter["yAxis"].removeprefix("summary:")]
     assert sum(set(axes) <= set(run.summary) for run in logged) == 2, "a point for each removal attack"
+    (chart,) = panels(spec, "custom")
+    for run in (run for run in logged if "attack/surrogates" in run.summary):
+        assert set(chart["fieldSettings"].values()) <= set(run.table("attack/surrogates")["columns"])
     for bar in panels(spec, "bar"):
         assert any(metric in run.summary for metric in bar["metrics"] for run in logged), bar
     for table in panels(spec, "table"):

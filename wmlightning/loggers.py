@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import netrc
 import os
 import warnings
@@ -19,6 +21,7 @@ from wandb.errors import Error as WandbError
 
 from wmlightning.config import make
 from wmlightning.errors import UserError
+from wmlightning.logged import ALL, noted, untold
 from wmlightning.results.fields import Fields
 from wmlightning.results.privacy import public, public_config
 from wmlightning.results.rows import names_of
@@ -29,6 +32,9 @@ _LOGIN = "a key that W&B takes and a network to reach it by, or mode=offline"
 #: What a verdict says in numbers and in words, as ``verify/`` in summaries and as columns of the table of verdicts.
 _NUMBERS = ("p_value", "p_adjusted", "e_value", "alpha", "queries", "triggers", "matches", "missing")
 _WORDS = ("decision", "test", "commitment")
+
+#: Columns of the table of surrogates that hold no metric: what the thief pays, and which curve a surrogate is of.
+_ADDED = ("clean_lost", "attack", "label")
 
 
 def wandb_logger(mode: str | None = None, **options: Any) -> Logger:
@@ -44,8 +50,9 @@ def wandb_logger(mode: str | None = None, **options: Any) -> Logger:
         raise UserError("logger.wandb.mode", f"{chosen!r} is no mode", f"one of {', '.join(_MODES)}")
     if chosen == "online" and not has_api_key():
         raise UserError("logger.wandb.mode", "online, but there is no API key", "WANDB_API_KEY, or mode=offline")
-    # W&B would send the whole command line along, in which key files, addresses and tokens of suspects stand.
-    options.setdefault("settings", Settings(quiet=True, x_disable_meta=True))
+    # W&B would send the whole command line along, in which key files, addresses and tokens of suspects stand, and
+    # whatever is printed.
+    options.setdefault("settings", Settings(quiet=True, x_disable_meta=True, console="off"))
     return WandbLogger(mode=chosen, reinit="create_new", **options)
 
 
@@ -120,40 +127,91 @@ def with_names(config: dict[str, Any], owned: bool, **more: str) -> dict[str, An
         **more: further names.
     """
     names = names_of(Fields(config))
-    label = f"{names['dataset']} {names['model']}: " + ", ".join(filter(None, (names["watermark"], names["key"])))
-    return {**public_config(config, with_secrets=not owned), "about": {**names, "label": label, **more}}
+    return {**public_config(config, with_secrets=not owned), "about": {**names, "label": _label(names), **more}}
 
 
-def log_attack(loggers: list[Logger], card: dict[str, Any], owned: bool) -> None:
-    """Hands an attack's result to loggers: the curve over strength step by step, the best bargain as the summary.
+def _label(names: dict[str, str]) -> str:
+    """What panels group by: the same for runs that differ in their seed."""
+    task = " ".join(filter(None, (names["dataset"], names.get("model"))))
+    return f"{task}: " + ", ".join(filter(None, (names["watermark"], names["key"])))
 
-    W&B gets the curve as ``attack/NAME/*`` over ``attack/NAME/strength``, since its panels draw whatever has a metric
-    and the strengths of two attacks share no axis; and one table with every surrogate. Recovered images and
-    surrogates stay at home. For ``owned`` see :func:`with_names`.
+
+def open_metrics(metrics: dict[str, Any], config: dict[str, Any], owned: bool) -> dict[str, Any]:
+    """Metrics by name for loggers; for ``config`` and ``owned`` see :func:`with_names`."""
+    if tells_source(config, owned):
+        return metrics
+    return {name: value for name, value in metrics.items() if not name.endswith("/source_acc")}
+
+
+def tells_source(config: dict[str, Any], owned: bool) -> bool:
+    """Whether loggers may know the accuracy on the source class: whoever has the model finds the class by it."""
+    marks = config.get("watermark") or {}
+    return not owned or marks.get("source_class", "auto") in ("auto", "any")
+
+
+def log_training(loggers: list[Logger], card: dict[str, Any], owned: bool, folder: Path) -> None:
+    """Hands a finished training to loggers that were not there: its epochs and its test, as the card tells them.
+
+    For ``owned`` see :func:`with_names`. A logger that was told before is not told again.
 
     Raises:
         UserError: if W&B does not take it.
     """
+    loggers = untold(loggers, folder)
+    history = card.get("history") or [{}]
+    tested = {name: value for name, value in card["metrics"].items() if name.startswith("test/")}
+    tested |= {name: history[-1].get(name) for name in ("epoch", "step")}
+    wrong = "the training is done and its card written, but W&B does not take it"
+    with _telling(loggers, folder, wrong):
+        for logger in loggers:
+            logger.log_hyperparams(with_names(card["config"], owned))
+            for metrics in (*history, tested):
+                known = {name: value for name, value in metrics.items() if value is not None and name != "step"}
+                logger.log_metrics(open_metrics(known, card["config"], owned), step=int(metrics.get("step") or 0))
+
+
+@contextmanager
+def _telling(loggers: list[Logger], folder: Path, wrong: str, right: str = _LOGIN, what: str = ALL) -> Iterator[None]:
+    """Notes that they are told, says in one line what W&B refuses, and ends their runs."""
+    try:
+        with noted(loggers, folder, what), told("logger.wandb", wrong, right):
+            yield
+    finally:
+        finish(loggers, "success")
+
+
+def log_attack(loggers: list[Logger], card: dict[str, Any], owned: bool, folder: Path) -> None:
+    """Hands an attack's result to loggers: the curve over strength step by step, the best bargain as the summary.
+
+    W&B gets the curve as ``attack/NAME/*`` over ``attack/NAME/strength``, since its panels draw whatever has a metric
+    and the strengths of two attacks share no axis; and one table with every surrogate. Recovered images and
+    surrogates stay at home. For ``owned`` see :func:`with_names`. A logger that was told before is not told again.
+
+    Raises:
+        UserError: if W&B does not take it.
+    """
+    loggers = untold(loggers, folder)
     config = with_names(card["config"], owned, attack=card["attack"])
+    card = {**card, "metrics": open_metrics(card["metrics"], card["config"], owned)}
+    if "curve" in card:
+        rows = card["curve"]
+        card["curve"] = [{**row, "metrics": open_metrics(row["metrics"], card["config"], owned)} for row in rows]
     points = [
         {"attack/strength": row["strength"], "attack/seconds": row["seconds"], **row["metrics"]}
         for row in card.get("curve", [])
         if row["final"]
     ]
-    try:
-        with told("logger.wandb", "the attack is done and its card written, but W&B does not take it"):
-            for logger in loggers:
-                logger.log_hyperparams({**config, "victim": card["victim"]["fingerprint"]})
-                if isinstance(logger, WandbLogger):
-                    _log_to_wandb(logger, card, points)
-                else:
-                    for step, metrics in enumerate(points or [card["metrics"]]):
-                        logger.log_metrics(metrics, step=step)
-    finally:
-        finish(loggers, "success")
+    with _telling(loggers, folder, "the attack is done and its card written, but W&B does not take it"):
+        for logger in loggers:
+            logger.log_hyperparams({**config, "victim": card["victim"]["fingerprint"]})
+            if isinstance(logger, WandbLogger):
+                _log_to_wandb(logger, card, points, config["about"]["label"])
+            else:
+                for step, metrics in enumerate(points or [card["metrics"]]):
+                    logger.log_metrics(metrics, step=step)
 
 
-def _log_to_wandb(logger: WandbLogger, card: dict[str, Any], points: list[dict[str, Any]]) -> None:
+def _log_to_wandb(logger: WandbLogger, card: dict[str, Any], points: list[dict[str, Any]], label: str) -> None:
     own = f"attack/{card['attack']}"
     logger.experiment.define_metric(f"{own}/*", step_metric=f"{own}/strength")
     for step, metrics in enumerate(points):
@@ -161,13 +219,21 @@ def _log_to_wandb(logger: WandbLogger, card: dict[str, Any], points: list[dict[s
         logger.log_metrics(named, step=step)
     if rows := card.get("curve"):
         names = sorted(rows[0]["metrics"])
-        columns = ["strength", "epochs", "seconds", *(name.removeprefix("attack/") for name in names)]
-        data = [[r["strength"], r["epochs"], r["seconds"], *(r["metrics"].get(name) for name in names)] for r in rows]
+        columns = ["strength", "epochs", "seconds", *(name.removeprefix("attack/") for name in names), *_ADDED]
+        before = card["victim"]["metrics"]["attack/clean_acc"]
+        data = [
+            [
+                *(row[name] for name in ("strength", "epochs", "seconds")),
+                *(row["metrics"].get(name) for name in names),
+                *(before - row["metrics"]["attack/clean_acc"], card["attack"], label),
+            ]
+            for row in rows
+        ]
         logger.log_table("attack/surrogates", columns=columns, data=data)
     logger.experiment.summary.update(card["metrics"])
 
 
-def log_verdict(loggers: list[Logger], verdict: dict[str, Any]) -> None:
+def log_verdict(loggers: list[Logger], verdict: dict[str, Any], folder: Path) -> None:
     """Hands a verdict to loggers: its numbers to all, to W&B its words too, and the table ``verify/verdicts``.
 
     Neither triggers nor places on this machine are among them.
@@ -175,28 +241,30 @@ def log_verdict(loggers: list[Logger], verdict: dict[str, Any]) -> None:
     Args:
         loggers: made for this suspect.
         verdict: its fields by name.
+        folder: of the verdict. Who was told this very verdict before is not told again.
 
     Raises:
         UserError: if W&B does not take it.
     """
     numbers = {f"verify/{name}": verdict[name] for name in _NUMBERS if verdict[name] is not None}
     words = {name: public(verdict[name]) for name in ("suspect", *_WORDS)}
-    about = {name: verdict[name] for name in ("test", "assumption", "alpha", "commitment", "committed")}
-    columns = ["suspect", "decision", *_NUMBERS, "test", "commitment"]
-    row = [{**verdict, **words}[name] for name in columns]
+    rests_on = {name: verdict[name] for name in ("test", "assumption", "alpha", "commitment", "committed")}
+    about = verdict["about"]
+    columns = ["suspect", *about, "decision", *_NUMBERS, "test", "commitment"]
+    row = [{**verdict, **words, **about}[name] for name in columns]
+    what = hashlib.sha256(json.dumps([rests_on, row]).encode()).hexdigest()
+    loggers = untold(loggers, folder, what)
     wrong = "the verdict is written, but W&B does not take it"
     right = "mode=offline; asked again, the suspect gets no query twice"
-    try:
-        with told("logger.wandb", wrong, right), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*logs directory .* exists and is not empty.*")  # asked again
-            for logger in loggers:
-                logger.log_hyperparams({"suspect": words["suspect"], **about})
-                logger.log_metrics(numbers, step=0)
-                if isinstance(logger, WandbLogger):
-                    logger.log_table("verify/verdicts", columns=columns, data=[row])
-                    logger.experiment.summary.update({f"verify/{name}": words[name] for name in _WORDS})
-    finally:
-        finish(loggers, "success")
+    with _telling(loggers, folder, wrong, right, what), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*logs directory .* exists and is not empty.*")  # asked again
+        for logger in loggers:
+            config = {"suspect": words["suspect"], **rests_on, "about": {**about, "label": _label(about)}}
+            logger.log_hyperparams(config)
+            logger.log_metrics(numbers, step=0)
+            if isinstance(logger, WandbLogger):
+                logger.log_table("verify/verdicts", columns=columns, data=[row])
+                logger.experiment.summary.update({f"verify/{name}": words[name] for name in _WORDS})
 
 
 def finish(loggers: list[Logger], status: str) -> None:

@@ -30,7 +30,17 @@ from wmlightning.data.datamodule import WatermarkData
 from wmlightning.errors import UserError
 from wmlightning.files import write_bytes
 from wmlightning.job import Draft, Job, draft, prepare
-from wmlightning.loggers import check_login, finish, log_attack, make_loggers, told, with_names
+from wmlightning.logged import note, untold
+from wmlightning.loggers import (
+    check_login,
+    finish,
+    log_attack,
+    log_training,
+    make_loggers,
+    tells_source,
+    told,
+    with_names,
+)
 from wmlightning.models.classifier import Classifier
 from wmlightning.ownership.key import keep_key, read_key, secret_for
 from wmlightning.results.card import environment, fingerprint, read_card, write_card
@@ -96,6 +106,8 @@ def train(job: Job, force: bool) -> dict[str, Any]:
         Console().print("trained before; force=true trains anew")
     else:
         card = _train_alone(job, training, force)
+    check_login(untold(training.loggers, job.folder))
+    log_training(training.loggers, card, job.cfg.key is not None, job.folder)
     show(card, job.folder)
     return card
 
@@ -141,11 +153,10 @@ def carry_out_all(assaults: list[Assault], job: Job, may_train: bool) -> dict[st
     cards = []
     for assault in assaults:
         loggers = make_loggers(job.cfg, assault.folder, f"{assault.victim.name}/{assault.name}", "attack")
-        if job.cfg.force or assault.finished() is None:
-            check_login(loggers)
+        anew = job.cfg.force or assault.finished() is None
+        check_login(loggers if anew else untold(loggers, assault.folder))
         card, before = carry_out(assault, scene, job.cfg.force)
-        if not before:
-            log_attack(loggers, card, owned=job.cfg.key is not None)
+        log_attack(loggers, card, job.cfg.key is not None, assault.folder)
         show_attack(card, assault.folder, before)
         cards.append(card)
     return cards[-1]
@@ -225,7 +236,8 @@ class Training:
 
     def _trainer(self) -> L.Trainer:
         job = self.job
-        callbacks: list[L.Callback] = [Accuracies(job.labels.measured, job.n_groups), *_callbacks(job.cfg)]
+        tells = tells_source(plain(job.cfg), owned=job.cfg.key is not None)
+        callbacks: list[L.Callback] = [Accuracies(job.labels.measured, job.n_groups, tells), *_callbacks(job.cfg)]
         if self.guard is not None:
             callbacks.append(self.guard)
         if not job.cfg.trainer.get("fast_dev_run"):
@@ -261,6 +273,7 @@ class Training:
         if job.cfg.trainer.get("fast_dev_run"):
             Console().print("fast_dev_run: one batch of everything went through; nothing is kept")
         elif trainer.is_global_zero:
+            note(self.loggers, job.folder)  # before there is a card: what has one is logged by it alone
             write_bytes(job.folder / WEIGHTS, save(plain_weights(job.net)))
             write_card(job.folder, card)
             (job.folder / resume.FILE).unlink(missing_ok=True)

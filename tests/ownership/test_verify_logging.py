@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from tests.ownership.conftest import TASK
 from tests.wandb_files import Logged, runs_below
 from wmlightning.errors import UserError
 from wmlightning.job import prepare
+from wmlightning.loggers import log_verdict, wandb_logger
 from wmlightning.ownership.key import keep_key
 from wmlightning.ownership.verdict import Verdict
 from wmlightning.ownership.verify import verify
 from wmlightning.secret import Secret
 
 SUSPECTS = ("first", "second")
+ABOUT = {"dataset": "procedural", "watermark": "noise", "key": "4 marks, no negatives"}
 NUMBERS = ("p_value", "p_adjusted", "e_value", "queries", "triggers", "matches", "missing", "alpha")
 
 
@@ -118,6 +121,8 @@ def test_each_suspect_is_a_wandb_run_with_a_row_of_its_own(logged: tuple[list[Ve
         (row,) = table["data"]
         shown = dict(zip(table["columns"], row, strict=True))
         assert shown["suspect"] == run.name
+        assert [shown[key] for key in ("dataset", "watermark", "key")] == [*ABOUT.values()]
+        assert {key: run.config["about"][key] for key in ABOUT} == ABOUT == verdict.about
         for key in ("decision", "test", *NUMBERS):
             value = getattr(verdict, key)
             assert shown[key] == (pytest.approx(value) if isinstance(value, float) else value), key
@@ -151,6 +156,19 @@ def test_asked_again_it_logs_again_without_a_word(place: Path) -> None:
     assert rows[0] == rows[1]
     assert float(rows[0][0]["verify/p_value"]) == verdict.p_value
     assert "verify/p_adjusted" not in rows[0][0], "one suspect needs no correction"
+
+
+def test_the_same_verdict_is_not_told_twice_and_another_is(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    options = (f"suspects=[{{path: {place / 'second'}.pt}}]", "logger=wandb")
+    for _ in range(2):
+        (verdict,) = verify(config(place, "once", *options))
+        wandb.teardown()
+        assert len(runs_below(place / "once")) == 1
+    logger = wandb_logger("offline", save_dir=str(place / "once"), project="wmlightning")
+    log_verdict([logger], {**asdict(verdict), "queries": 13}, place / "once")
+    wandb.teardown()
+    assert len(runs_below(place / "once")) == 2
 
 
 def test_by_default_nothing_is_logged(place: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.helpers import many
 from tests.report.reading import report_of
-from tests.results.cards import study
+from tests.results.cards import leave, prune_card, study, train_card
 from wmlightning.report.drawing import BOTTOM, LEFT, RIGHT, TOP, Axis, loss_axis, percent_axis, strength_axis
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -76,7 +76,7 @@ def test_the_thief_s_best_is_what_no_other_surrogate_beats(tmp_path: Path) -> No
     study(tmp_path)
     rounding = 0.1  # of places
     for plot in report_of(tmp_path).plots:
-        assert all(point.told.startswith("noise, seed ") for point in plot.points)
+        assert all(point.told.startswith("noise, mean of 2 seeds: ") for point in plot.points)
         for point in plot.points:
             others = [o for o in plot.points if o is not point and o.line == point.line]
             if point.on_front:
@@ -85,9 +85,29 @@ def test_the_thief_s_best_is_what_no_other_surrogate_beats(tmp_path: Path) -> No
                 assert [o for o in others if o.x <= point.x and o.y >= point.y]
 
 
+def test_the_thief_s_best_is_a_mean_and_no_lucky_seed(tmp_path: Path) -> None:
+    for seed, left in enumerate((0.1, 0.9)):
+        card = prune_card(train_card(seed=seed), rates=(0.5,))
+        card["curve"][0]["metrics"]["attack/trigger_new_acc"] = left
+        leave(tmp_path, card)
+    (plot,) = report_of(tmp_path).plots
+    (best,) = (point for point in plot.points if point.on_front and not point.is_victim)
+    assert best.cells == ["noise", "2", "prune", "0.5", "5.00", "50.0"]
+
+
+def test_many_keys_of_one_watermark_look_different(tmp_path: Path) -> None:
+    for i in range(12):
+        card = train_card()
+        card["config"]["watermark"]["strength"] = i
+        leave(tmp_path, {**card, "fingerprint": f"{i}"}, f"{i}")
+    looks = report_of(tmp_path).looks
+    assert len(looks) == len(set(looks.values())) == 12
+
+
 @pytest.mark.parametrize("most", [1, 3])
 def test_a_crowd_is_thinned_but_its_front_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    study(tmp_path)
+    for victim in study(tmp_path):
+        leave(tmp_path, prune_card(victim, rates=(0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)))
     whole = report_of(tmp_path).plots
     monkeypatch.setattr("wmlightning.report.pareto._MOST", most)
     for full, thin in zip(whole, report_of(tmp_path).plots, strict=True):

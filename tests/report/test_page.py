@@ -123,6 +123,53 @@ def test_an_attack_is_summed_up_by_what_a_thief_would_choose(tmp_path: Path) -> 
     assert attack.strengths == "0.0001 to 0.1"
 
 
+def test_a_small_curve_is_told_as_it_is_drawn(tmp_path: Path) -> None:
+    victim = train_card()
+    leave(tmp_path, prune_card(victim, rates=(0.1, 0.5, 0.9)))  # at the last rate too much accuracy is lost
+    (attack,) = report_of(tmp_path).results
+    end = 99 * (1 - 0.5 * 0.9**4)
+    assert attack.new > end + 1
+    assert attack.spark_told == f"new triggers left: 99 % untouched, {end:.0f} % at share of weights pruned 0.9"
+    assert page_of(tmp_path).one("svg", class_="spark").attributes["aria-label"] == attack.spark_told
+
+
+def test_a_small_curve_that_rises_again_tells_its_least(tmp_path: Path) -> None:
+    card = prune_card(train_card(), rates=(0.1, 0.2, 0.3))
+    for row, left in zip(card["curve"], (0.5, 0.2, 0.6), strict=True):
+        row["metrics"]["attack/trigger_new_acc"] = left
+    leave(tmp_path, card)
+    (attack,) = report_of(tmp_path).results
+    assert attack.spark_told.endswith("60 % at share of weights pruned 0.3, 20 % at the least")
+
+
+def test_a_mean_over_fewer_models_says_so(tmp_path: Path) -> None:
+    victims = [train_card(seed=seed) for seed in range(3)]
+    for card in (*victims, prune_card(victims[0]), inversion_card(victims[1], p_value=0.5)):
+        leave(tmp_path, card)
+    (row,) = page_of(tmp_path).one("table", class_="glance").one("tbody").all("tr")
+    cells = [cell.text for cell in row.all("td")]
+    assert cells[0] == "3" and all("of 3" not in cell for cell in cells[:4])
+    assert "(1 of 3)" in cells[4] and cells[5] == "0.5 (1 of 3)"
+
+
+@pytest.mark.parametrize("option", ["text", "strength"])
+def test_models_that_differ_in_more_than_their_seed_are_no_silent_mean(tmp_path: Path, option: str) -> None:
+    for i in range(2):
+        victim = train_card(watermark="content")
+        victim["config"]["watermark"][option] = f"value {i}"
+        victim["fingerprint"] = f"{i}"
+        for card in (victim, finetune_card(victim)):
+            leave(tmp_path, card, f"{i}-{card['kind']}")
+    page = page_of(tmp_path)
+    rows = page.one("table", class_="glance").one("tbody").all("tr")
+    secret = option == "text"
+    assert len(rows) == (1 if secret else 2)
+    assert ("2 1 seed" in rows[0].text) == secret
+    for section in ("glance", "curves", "pareto"):
+        assert ("differ in" in page.one("section", id=section).text) == secret
+    assert ("paper, strength=value 1" in page.text) != secret
+
+
 def test_a_loss_of_next_to_nothing_has_no_sign(tmp_path: Path) -> None:
     for seed, better in enumerate((0.0002, 0.02)):
         victim = train_card(dataset=f"set{seed}")

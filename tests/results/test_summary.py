@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,40 @@ def test_attacks_with_other_options_are_kept_apart(tmp_path: Path) -> None:
     assert set(summary["settings"]) == {"", "augment.flip=True, scope=layer", "augment.flip=False, scope=global"}
     assert set(summary["n_runs"]) == {1}  # the victim, too, which both have in common
     assert summary["is_victim"].sum() == 1
+
+
+def ablation(runs: Path, *options: dict[str, Any], watermark: str = "noise") -> None:
+    """A model and an attack on it for each choice of the watermark's options, all of one seed."""
+    for i, chosen in enumerate(options):
+        victim = train_card(watermark=watermark)
+        victim["config"]["watermark"] |= chosen
+        victim["fingerprint"] = f"{i}"
+        for card in (victim, prune_card(victim)):
+            leave(runs, card, f"{i}-{card['kind']}")
+
+
+def test_watermarks_with_other_options_are_kept_apart(tmp_path: Path) -> None:
+    ablation(tmp_path, *({"strength": s, "n_triggers": 60} for s in (0.4, 0.05, 0.1)))
+    leave(tmp_path, train_card(key="8 marks"))
+    summary = aggregate(read(tmp_path))
+    keys = [f"paper, strength={s}" for s in ("0.05", "0.1", "0.4")]
+    assert list(dict.fromkeys(summary["key"])) == [*keys, "8 marks"]
+    assert set(summary["n_runs"]) == {1}
+    assert all(len(part) == 4 for _, part in summary[summary["key"] != "8 marks"].groupby("key"))
+
+
+def test_options_are_in_the_order_of_their_size(tmp_path: Path) -> None:
+    ablation(tmp_path, *({"n_triggers": n} for n in (1000, 60, 0.01, 300)))
+    found = list(dict.fromkeys(aggregate(read(tmp_path))["key"]))
+    assert found == [f"paper, n_triggers={n}" for n in ("0.01", "60", "300", "1000")]
+
+
+def test_of_secret_options_only_whether_they_are_chosen_tells_apart(tmp_path: Path) -> None:
+    secrets = ({"text": "SESAME", "source_class": 1}, {"text": "CRIMSON", "source_class": 2}, {"text": None})
+    ablation(tmp_path, *({"source_class": "any", **chosen} for chosen in secrets), watermark="content")
+    summary = aggregate(read(tmp_path))
+    told = {"paper, source_class=(withheld), text=(withheld)": 2, "paper, source_class=any, text=None": 1}
+    assert summary.groupby("key")["n_runs"].max().to_dict() == told
 
 
 def test_thieves_with_other_data_are_kept_apart(tmp_path: Path) -> None:

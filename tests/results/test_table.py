@@ -92,6 +92,8 @@ def test_without_a_watermark_there_are_no_trigger_metrics(tmp_path: Path) -> Non
         ({"n_marks": 8, "negatives": 0}, "8 marks, no negatives"),
         ({"n_marks": 1, "negatives": 0, "label": "random"}, "paper, random labels"),
         ({"n_marks": 3, "negatives": 1, "label": "random"}, "3 marks, random labels"),
+        ({"n_marks": 1, "negatives": 0, "fresh": True}, "paper, fresh noise"),
+        ({"n_marks": 1, "negatives": 0, "fresh": False}, "paper"),
         ({}, "paper"),  # of an author who has no such options
     ],
 )

@@ -70,10 +70,12 @@ class Accuracies(L.Callback):
     Args:
         source_classes: classes that ``test/source_acc`` is measured on.
         n_groups: upper bound of the group numbers.
+        tells_source: whether loggers get ``test/source_acc``, by which whoever has the model finds these classes.
     """
 
-    def __init__(self, source_classes: Sequence[int], n_groups: int) -> None:
+    def __init__(self, source_classes: Sequence[int], n_groups: int, tells_source: bool = True) -> None:
         self.source_classes = list(source_classes)
+        self.tells_source = tells_source
         self.n_groups = n_groups
         self.names: list[str] = []
         self.metrics: list[GroupAccuracy] = []
@@ -88,10 +90,13 @@ class Accuracies(L.Callback):
     def _log(self, module: L.LightningModule, stage: str) -> None:
         values: dict[str, Tensor] = {}
         for name, metric in zip(self.names, self.metrics, strict=True):
-            found = shares(name, *metric.compute(), self.source_classes)
-            values |= {f"{stage}/{key}": value for key, value in found.items()}
+            values |= {
+                f"{stage}/{key}": value for key, value in shares(name, *metric.compute(), self.source_classes).items()
+            }
         if stage == "val":
             values.pop("val/source_acc", None)
+        if not self.tells_source and (found := values.pop(f"{stage}/source_acc", None)) is not None:
+            module.log(f"{stage}/source_acc", found, logger=False, sync_dist=True)
         # Every process computed the same sums; sync_dist only keeps Lightning from doubting it.
         module.log_dict(values, prog_bar=stage == "val", sync_dist=True)
 

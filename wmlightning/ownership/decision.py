@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from wmlightning.ownership.asking import Claim, Finding
 from wmlightning.ownership.statistics.result import TestResult
-from wmlightning.ownership.verdict import Decision, Verdict, trigger_sample
+from wmlightning.ownership.verdict import ABOUT, Decision, Verdict, trigger_sample
+from wmlightning.results.fields import Fields
+from wmlightning.results.rows import names_of
 
 #: With fewer answers than this share of what was asked, silence explains too much.
 _ANSWERED = 0.5
@@ -45,7 +49,14 @@ def verdict_of(claim: Claim, found: Finding, adjusted: float) -> Verdict:
         stamped=str(age.stamp) if age.stamp else None,
         notes=[_SHOWN, *age.doubts] if found.asked.queries else age.doubts,
         sample=trigger_sample(share.question.triggers, found.asked) if claim.show and share else [],
+        about=_about(claim.key.config),
     )
+
+
+def _about(config: dict[str, Any]) -> dict[str, str]:
+    """What a key is called in tables; neither its marks nor its labels."""
+    names = names_of(Fields(config))
+    return {name: names[name] for name in ABOUT}
 
 
 def _decision(claim: Claim, found: Finding, p: float) -> tuple[Decision, str]:

@@ -19,6 +19,8 @@ from wmlightning.ownership.transcript import Recorded
 from wmlightning.results.card import VERDICT, VERDICT_SCHEMA
 
 _SAMPLE = 8
+#: What a claimed key is told apart by, of what results are.
+ABOUT = ("dataset", "watermark", "key")
 Decision = Literal["owned", "not shown", "cannot tell"]
 EXIT_CODES: dict[Decision, int] = {"owned": 0, "not shown": 1, "cannot tell": 2}
 
@@ -40,6 +42,7 @@ class Verdict:
         stamped: when it existed at the latest, and which authority vouches for that.
         p_adjusted: the same after Holm's correction for several suspects.
         e_value: evidence of the sequential test, or ``None``.
+        about: which key it is, in words that every table uses: ``dataset``, ``watermark``, ``key``.
         queries: images that were sent, decoys included.
         triggers: triggers among them.
         matches: triggers that got the label that the key expects.
@@ -76,11 +79,17 @@ class Verdict:
     null_models: str | None = None
     notes: list[str] = field(default_factory=list)
     sample: list[dict[str, Any]] = field(default_factory=list)
+    about: dict[str, str] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
         """0 for ``owned``, 1 for ``not shown``, 2 for ``cannot tell``."""
         return EXIT_CODES[self.decision]
+
+    @property
+    def key(self) -> str:
+        """The key that is claimed, in words."""
+        return ", ".join(self.about.get(name, "") for name in ABOUT if self.about.get(name))
 
     def text(self) -> str:
         """For a terminal."""
@@ -95,6 +104,7 @@ class Verdict:
             f"  {self.matches} of {self.triggers} triggers matched{share}; {self.missing} without an answer",
             f"  {self.queries} queries: {self.stopped}; before the first, {self.estimate}",
             f"  assumption: {self.assumption}",
+            *([f"  key: {self.key}"] if self.about else []),
             f"  commitment: {self.commitment}" + (f", made {self.committed}" if self.committed else ""),
         ]
         if self.stamped is not None:

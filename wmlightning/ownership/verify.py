@@ -27,6 +27,7 @@ from wmlightning.ownership.suspects.base import Suspect
 from wmlightning.ownership.suspects.network import Network
 from wmlightning.ownership.suspects.several import suspects_of
 from wmlightning.ownership.verdict import Verdict
+from wmlightning.results.card import folder_name
 from wmlightning.results.privacy import public
 
 
@@ -69,8 +70,8 @@ def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> lis
     adjusted = holm([finding.result.p_value for finding in found])
     verdicts = [verdict_of(claim, finding, p) for finding, p in zip(found, adjusted, strict=True)]
     verdicts = [verdict.write(out) for verdict, out in zip(verdicts, folders, strict=True)]
-    for ours, verdict in zip(loggers, verdicts, strict=True):  # last: a logger that fails costs no verdict
-        log_verdict(ours, asdict(verdict))
+    for ours, verdict, out in zip(loggers, verdicts, folders, strict=True):  # last: one that fails costs no verdict
+        log_verdict(ours, asdict(verdict), out)
     return verdicts
 
 
@@ -129,7 +130,7 @@ def _folders(suspects: list[Suspect], key: Path, out: str | None) -> list[Path]:
     """A folder for each suspect: beside the key, or ``out``, below which several have one each."""
     names: list[str] = []
     for suspect in suspects:
-        kept = "".join(letter if letter.isalnum() else "-" for letter in suspect.name).strip("-")[-60:] or "suspect"
+        kept = folder_name(suspect.name)
         names.append(kept if kept not in names else f"{kept}-{len(names)}")
     if out is None:
         return [key.with_suffix(f".{name}") for name in names]

@@ -87,6 +87,7 @@ class Chart:
         values: the same as a table.
         spread: whether lines are means over several seeds.
         log: whether the untouched model has a place of its own.
+        pooled: whether lines are means over runs that differ in more than their seed.
     """
 
     dataset: str
@@ -98,6 +99,7 @@ class Chart:
     values: Sequence[Value]
     spread: bool
     log: bool
+    pooled: bool
 
 
 def charts(summary: pd.DataFrame, known: Mapping[tuple[str, str], Look]) -> list[Chart]:
@@ -142,6 +144,7 @@ def _chart(dataset: str, model: str, one: Series, part: pd.DataFrame, known: Map
         values,
         bool((part["n_seeds"] > 1).any()),
         one.log,
+        bool((part["n_runs"] > part["n_seeds"]).any()),
     )
 
 

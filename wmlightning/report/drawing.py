@@ -59,7 +59,7 @@ class Look:
 
 
 def looks(summary: pd.DataFrame) -> dict[tuple[str, str], Look]:
-    """A look for each watermark and key: the same on the whole page."""
+    """A look for each watermark and key: the same on the whole page. Many keys need more than one colour."""
     watermarks = [name for name in dict.fromkeys(summary["watermark"]) if name != "none"]
     keys = [name for name in dict.fromkeys(summary["key"]) if name]
     found = {}
@@ -68,7 +68,7 @@ def looks(summary: pd.DataFrame) -> dict[tuple[str, str], Look]:
         if watermark == "none":
             found[watermark, key] = Look(-1, _SHAPES - 1, j % _DASHES)
         else:
-            i = watermarks.index(watermark)
+            i = watermarks.index(watermark) + j // _DASHES * len(watermarks)
             found[watermark, key] = Look(i % _COLOURS, i % (_SHAPES - 1), j % _DASHES, j % 2 == 1)
     return found
 

@@ -32,6 +32,7 @@ class Result:
         before: new triggers that worked before the attack.
         bargain: its strength.
         spark: new triggers left over strength, as an SVG path.
+        spark_told: the same in words.
         score: of a detection, with its ``p``, and the same of the unmarked twin; of a claim there is the ``p``.
         seconds: of training or attack.
     """
@@ -54,6 +55,7 @@ class Result:
     before: float = math.nan
     bargain: str = ""
     spark: str = ""
+    spark_told: str = ""
     score: float = math.nan
     p: float = math.nan
     twin_score: float = math.nan
@@ -116,6 +118,7 @@ def _removal(victim: Mapping[str, Any], surrogates: Sequence[Mapping[str, Any]])
         "lost": 100 * best["clean_lost"],
         "bargain": f"{best['strength_name'] or 'strength'} {best['strength']:g}",
         "spark": _spark([victim["trigger_new_acc"], *(row["trigger_new_acc"] for row in final)]),
+        "spark_told": _spark_told(victim, final),
         "seconds": sum(row["seconds"] for row in final if not math.isnan(row["seconds"])),
     }
 
@@ -130,6 +133,16 @@ def _spark(shares: Sequence[float]) -> str:
     step = (SPARK_WIDTH - 4) / (len(shares) - 1)
     points = [f"{2 + i * step:.1f} {2 + (1 - share) * (SPARK_HEIGHT - 4):.1f}" for i, share in enumerate(shares)]
     return "M" + "L".join(points)
+
+
+def _spark_told(victim: Mapping[str, Any], drawn: Sequence[Mapping[str, Any]]) -> str:
+    if not drawn:
+        return ""
+    before, end = victim["trigger_new_acc"], drawn[-1]
+    least = min(before, *(row["trigger_new_acc"] for row in drawn))
+    told = f"new triggers left: {100 * before:.0f} % untouched"
+    told += f", {100 * end['trigger_new_acc']:.0f} % at {end['strength_name'] or 'strength'} {end['strength']:g}"
+    return told + (f", {100 * least:.0f} % at the least" if least < min(before, end["trigger_new_acc"]) else "")
 
 
 @dataclass(frozen=True)
@@ -154,6 +167,7 @@ class Line:
 
     Attributes:
         n: models.
+        seeds: of them, different ones.
         trained: accuracies before any attack.
         attacked: for each removal attack of the table, new triggers left and points lost.
         detected: for each detection, the p of each model. A mean of them would be no p.
@@ -162,9 +176,15 @@ class Line:
     label: str
     look: Look
     n: int
+    seeds: int
     trained: Sequence[Mean]
     attacked: Sequence[tuple[Mean, Mean]]
     detected: Sequence[Sequence[float]]
+
+    @property
+    def pooled(self) -> bool:
+        """Whether models differ in more than their seed."""
+        return self.n > self.seeds
 
 
 @dataclass(frozen=True)
@@ -199,7 +219,8 @@ def _glance(dataset: str, model: str, found: Sequence[Result], known: Mapping[tu
             [r.p for r in here if r.detects and _named(r) == name and not math.isnan(r.p)] for name in detections
         ]
         trained = [Mean.of([getattr(r, part) for r in models]) for part in ("clean", "new", "decoys")]
-        lines.append(Line(label(*kind), known[kind], len({r.victim for r in here}), trained, attacked, detected))
+        n, seeds = len({r.victim for r in here}), len({r.seed for r in here})
+        lines.append(Line(label(*kind), known[kind], n, seeds, trained, attacked, detected))
     return Glance(dataset, model, removals, detections, lines)
 
 

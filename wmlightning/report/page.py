@@ -133,7 +133,7 @@ def gather(runs: Path, only: Sequence[str], with_secrets: bool, complain: Callab
         models=works,
         glances=glances(found, known),
         charts=charts(summary, known),
-        plots=plots(frame, known),
+        plots=plots(aggregate(frame, every_epoch=True), known),
         inversions=albums.inversions(runs, found, cards, with_secrets, note),
         galleries=albums.galleries(runs, found, note) if with_secrets else albums.Albums([], 0),
         rulings=verdicts,

@@ -1,4 +1,4 @@
-"""What a thief pays in accuracy for what is left of the watermark, over all surrogates."""
+"""What a thief pays in accuracy for what is left of the watermark, over all surrogates: means over seeds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST = 800
 
 @dataclass(frozen=True)
 class Point:
-    """A surrogate, or an untouched model.
+    """A surrogate, or an untouched model: the mean over its seeds.
 
     Attributes:
         x: its place.
@@ -28,7 +28,7 @@ class Point:
         is_victim: whether it is untouched.
         on_front: whether no other surrogate of its watermark is better for the thief.
         told: what it is, and its values.
-        cells: the same for a table: watermark, attack, strength, points lost, triggers left.
+        cells: the same for a table: watermark, seeds, attack, strength, points lost, triggers left.
     """
 
     x: float
@@ -56,6 +56,7 @@ class Plot:
         points: symbols; those on a front come last.
         legend: watermarks and attacks with their looks.
         left_out: points that are not drawn.
+        pooled: whether points are means over runs that differ in more than their seed.
     """
 
     dataset: str
@@ -69,16 +70,18 @@ class Plot:
     watermarks: Sequence[tuple[str, Look]]
     attacks: Sequence[tuple[str, Look]]
     left_out: int
+    pooled: bool
 
 
-def plots(frame: pd.DataFrame, known: Mapping[tuple[str, str], Look]) -> list[Plot]:
+def plots(summary: pd.DataFrame, known: Mapping[tuple[str, str], Look]) -> list[Plot]:
     """A plot for each task and kind of key that a removal attack met.
 
     Args:
-        frame: from :func:`~wmlightning.results.table.read_all`.
+        summary: from :func:`~wmlightning.results.table.aggregate`, every epoch: a thief may stop after any.
         known: from :func:`~wmlightning.report.drawing.looks`.
     """
-    usable = frame[(frame["attack_type"] == "removal") & frame["clean_lost"].notna() & frame["trigger_new_acc"].notna()]
+    measured = summary["clean_lost_mean"].notna() & summary["trigger_new_acc_mean"].notna()
+    usable = summary[(summary["attack_type"] == "removal") & measured]
     attacks = {name: i for i, name in enumerate(dict.fromkeys(usable.loc[~usable["is_victim"], "attack"]))}
     found = []
     for (dataset, model, key), part in usable.groupby(["dataset", "model", "key"], sort=False):
@@ -93,7 +96,7 @@ def _plot(
     known: Mapping[tuple[str, str], Look],
     attacks: Mapping[str, int],
 ) -> Plot:
-    part = part.assign(lost=100 * part["clean_lost"], left=100 * part["trigger_new_acc"])
+    part = part.assign(lost=part["clean_lost_mean"], left=part["trigger_new_acc_mean"])
     x = loss_axis(part["lost"], "clean accuracy lost (points)")
     y = percent_axis("%")
     fronts, points, watermarks, told = [], [], [], []
@@ -108,7 +111,7 @@ def _plot(
         for one, on_front in zip(records(group), flags.tolist(), strict=True):
             symbol = Look(look.colour, attacks.get(one["attack"], 0) % 6)
             points.append(_point(one, (x.at(one["lost"]), y.at(one["left"])), number, symbol, on_front))
-    # One untouched model is enough: every attack's card repeats it.
+    # One untouched model is enough: every attack repeats it.
     points = list({(point.x, point.y, point.told): point for point in points}.values())
     best_points = sorted((point for point in points if point.on_front), key=lambda point: (point.x, -point.y))
     victims = [point for point in points if point.is_victim and not point.on_front]
@@ -118,7 +121,8 @@ def _plot(
     present = set(part.loc[~part["is_victim"], "attack"])
     shapes = [(name, Look(-1, i % 6)) for name, i in attacks.items() if name in present]
     drawn = [*others[::every], *best_points, *victims]
-    return Plot(*about, alternative, x, y, fronts, drawn, watermarks, shapes, len(points) - len(drawn))
+    left_out, pooled = len(points) - len(drawn), bool((part["n_runs"] > part["n_seeds"]).any())
+    return Plot(*about, alternative, x, y, fronts, drawn, watermarks, shapes, left_out, pooled)
 
 
 def _told_front(best: pd.DataFrame) -> str:
@@ -136,15 +140,16 @@ def _steps(points: Sequence[tuple[float, float]]) -> str:
 
 def _point(row: Mapping[str, Any], place: tuple[float, float], number: int, look: Look, on_front: bool) -> Point:
     strength = spelled_strength(row)
-    attack = "" if row["is_victim"] else row["attack"]
-    cells = [row["watermark"], str(row["seed"]), attack, strength, spelled(row["lost"], 2), f"{row['left']:.1f}"]
+    attack = "" if row["is_victim"] else row["attack"] + (f" ({row['settings']})" if row["settings"] else "")
+    cells = [row["watermark"], str(row["n_seeds"]), attack, strength, spelled(row["lost"], 2), f"{row['left']:.1f}"]
     done = (
         "untouched" if row["is_victim"] else f"{attack}{_after(row)}, {row['strength_name'] or 'strength'} {strength}"
     )
     values = f"{spelled(row['lost'], 2)} points lost, {row['left']:.1f} % left"
-    if not pd.isna(row["decoy_acc"]):
-        values += f", decoys {100 * row['decoy_acc']:.1f} %"
-    told = f"{row['watermark']}, seed {row['seed']}: {done}: {values}"
+    if not pd.isna(row["decoy_acc_mean"]):
+        values += f", decoys {row['decoy_acc_mean']:.1f} %"
+    over = f"mean of {row['n_seeds']} seeds" if row["n_seeds"] > 1 else "one seed"
+    told = f"{row['watermark']}, {over}: {done}: {values}"
     return Point(*place, number, look, bool(row["is_victim"]), on_front, told, cells)
 
 

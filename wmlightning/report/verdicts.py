@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wmlightning.report.pictures import BROKEN, Picture, shrunk
-from wmlightning.results.card import VERDICT, VERDICT_SCHEMA
+from wmlightning.results.card import VERDICT, VERDICT_SCHEMA, folder_name
 from wmlightning.results.fields import Fields, UnexpectedError, cleaned
 from wmlightning.results.found import check_readable, places
 from wmlightning.results.privacy import public
@@ -26,12 +26,16 @@ class Ruling:
     """A verdict as far as it could be read: NaN and empty text stand for what is missing.
 
     Attributes:
+        folder: of the verdict, below the folder of runs.
         kind: ``owned``, ``not-shown``, ``cannot-tell`` or ``other``, for the style sheet.
+        claimed: the key, in words that tell nothing of it.
         interval: of the share of matches, in [0, 1], or ``None``.
         sample: triggers, with expected label and answer; empty unless secrets are asked for.
     """
 
+    folder: str
     kind: str
+    claimed: str
     decision: str
     reason: str
     suspect: str
@@ -39,6 +43,7 @@ class Ruling:
     assumption: str
     commitment: str
     committed: str
+    stamped: str
     stopped: str
     details: str
     estimate: str
@@ -46,6 +51,7 @@ class Ruling:
     alpha: float
     p: float
     p_adjusted: float
+    e_value: float
     queries: int | None
     triggers: int | None
     matches: int | None
@@ -53,6 +59,11 @@ class Ruling:
     interval: tuple[float, float] | None
     notes: Sequence[str]
     sample: Sequence[tuple[Picture, str, str]]
+
+    @property
+    def p_counted(self) -> float:
+        """The p that is held against the level: corrected, where there were several suspects."""
+        return self.p if math.isnan(self.p_adjusted) else self.p_adjusted
 
     @property
     def share(self) -> float:
@@ -68,7 +79,7 @@ def rulings(runs: Path, with_secrets: bool, complain: Callable[[str], None]) -> 
     for place in places(runs, VERDICT):
         where = cleaned(place.relative_to(runs).as_posix(), 4096)
         try:
-            if (ruling := _read(place / VERDICT, with_secrets)) is not None:
+            if (ruling := _read(place / VERDICT, where, with_secrets)) is not None:
                 found.append(ruling)
         except RecursionError:
             complain(f"skipped {where}: {VERDICT} is nested too deep")
@@ -77,7 +88,7 @@ def rulings(runs: Path, with_secrets: bool, complain: Callable[[str], None]) -> 
     return found
 
 
-def _read(path: Path, with_secrets: bool) -> Ruling | None:
+def _read(path: Path, folder: str, with_secrets: bool) -> Ruling | None:
     check_readable(path)
     content = json.loads(path.read_text(encoding="utf-8"))
     fields = Fields(content)
@@ -88,17 +99,32 @@ def _read(path: Path, with_secrets: bool) -> Ruling | None:
         raise UnexpectedError(f"has schema {schema}, this version reads up to {VERDICT_SCHEMA}: update wmlightning")
     texts = {
         name: public(fields.text(name, "", _SENTENCE), _SENTENCE)
-        for name in ("reason", "suspect", "test", "assumption", "commitment", "committed", "stopped", *_NEWER)
+        for name in (
+            "reason",
+            "suspect",
+            "test",
+            "assumption",
+            "commitment",
+            "committed",
+            "stamped",
+            "stopped",
+            *_NEWER,
+        )
     }
     decision = public(fields.text("decision"))
     kind = decision.replace(" ", "-") if decision in ("owned", "not shown", "cannot tell") else "other"
+    about = fields.part("about")
+    named = (public(about.text(name, "")) for name in ("dataset", "watermark", "key"))
     return Ruling(
+        folder=_harmless(folder, fields.text("suspect", "", _SENTENCE)),
         kind=kind,
+        claimed=", ".join(filter(None, named)),
         decision=decision,
         **texts,
         alpha=fields.real("alpha", 0, 1),
         p=fields.real("p_value", 0, 1 + 1e-9),
         p_adjusted=fields.real("p_adjusted", 0, 1 + 1e-9),
+        e_value=fields.real("e_value", 0),
         queries=fields.whole("queries"),
         triggers=fields.whole("triggers"),
         matches=fields.whole("matches"),
@@ -107,6 +133,11 @@ def _read(path: Path, with_secrets: bool) -> Ruling | None:
         notes=_notes(content.get("notes")),
         sample=_sample(content.get("sample")) if with_secrets else [],
     )
+
+
+def _harmless(folder: str, suspect: str) -> str:
+    """Without places on this machine: verify calls a folder by its suspect, and that may be a path."""
+    return public(folder.replace(folder_name(suspect), folder_name(public(suspect))))
 
 
 def _interval(found: Any) -> tuple[float, float] | None:

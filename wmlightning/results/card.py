@@ -42,6 +42,11 @@ def fingerprint(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def folder_name(suspect: str) -> str:
+    """What of a suspect's name its verdict's folder is called by: letters and digits."""
+    return "".join(letter if letter.isalnum() else "-" for letter in suspect).strip("-")[-60:] or "suspect"
+
+
 def write_card(folder: Path, card: dict[str, Any]) -> None:
     """Writes the card: the last file of a run, whole or not at all."""
     write_json(folder / FILE, {"schema": SCHEMA, **card})

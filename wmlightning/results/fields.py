@@ -35,7 +35,7 @@ class Fields:
         self.where = where
         if not isinstance(content, dict):
             raise UnexpectedError(f"{where or 'the card'} is no mapping")
-        self._content = content
+        self._content: dict[str, Any] = content
 
     def _at(self, name: str) -> str:
         return f"{self.where}.{name}" if self.where else name
@@ -43,6 +43,10 @@ class Fields:
     def has(self, name: str) -> bool:
         """Whether there is a value, and not null."""
         return self._content.get(name) is not None
+
+    def content(self) -> dict[str, Any]:
+        """All of it, as it was read."""
+        return self._content
 
     def part(self, name: str) -> Fields:
         """The mapping at ``name``; an empty one where there is none."""

@@ -26,6 +26,7 @@ _SECRETS = re.compile(r"(^|_)(key|keys|secret|secrets|passphrase|password|token|
 _PATH = r"(?:[A-Za-z]:[\\/]|\\\\|~[\w.-]*/|/)"
 _WHOLE_PATH = re.compile(rf"(?:file:)?{_PATH}(?P<rest>.*)", re.DOTALL)
 _INNER_PATH = re.compile(rf"(?:file:/*|(?<![\w.:/\\~<])){_PATH}(?P<rest>[^\s'\"<>|;,()\[\]{{}}]+)")
+_RUN = re.compile(r"[\w.-]+-(?:s\d+|file)-[0-9a-f]{12}")  # as runs are called: seed and fingerprint at the end
 _LOGIN = re.compile(r"(://)[^/\s@]*@")
 _QUERY = re.compile(r"(://[^\s?#]*)[?#]\S*")
 
@@ -33,7 +34,10 @@ _LONGEST, _DEEPEST, _MOST = 400, 12, 40
 
 
 def public(text: str, longest: int = _LONGEST) -> str:
-    """One printable line without what tells of this machine: of paths the last part remains, of addresses no login."""
+    """One printable line without what tells of this machine: of addresses no login, of paths the last part remains.
+
+    Of paths into the folder of a run, what comes from there on remains: else all surrogates would have one name.
+    """
     text = text[: 4 * longest]  # whatever is searched for ends there: nobody waits for the rest of a huge text
     text = _QUERY.sub(r"\1", _LOGIN.sub(r"\1", text))
     if whole := _WHOLE_PATH.fullmatch(text.strip()):
@@ -43,7 +47,9 @@ def public(text: str, longest: int = _LONGEST) -> str:
 
 def _last(path: re.Match[str]) -> str:
     parts = [part for part in re.split(r"[\\/]", path["rest"]) if part]
-    return f"\N{HORIZONTAL ELLIPSIS}/{parts[-1]}" if parts else "\N{HORIZONTAL ELLIPSIS}/"
+    runs = [i for i, part in enumerate(parts) if _RUN.fullmatch(part)]
+    kept = parts[runs[-1] :] if runs else parts[-1:]
+    return "\N{HORIZONTAL ELLIPSIS}/" + "/".join(kept)
 
 
 def public_config(config: Any, with_secrets: bool) -> Any:

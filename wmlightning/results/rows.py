@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from wmlightning.results.fields import Fields, UnexpectedError, cleaned, spelled
+from wmlightning.results.privacy import public_config
 
 Row = dict[str, Any]
 
@@ -49,8 +50,8 @@ def rows_of(content: Any, folder: str) -> list[Row]:
         folder: where it was, for the last column.
 
     Returns:
-        Rows with :data:`COLUMNS`, those of an attack also with its ``options``: what its user chose. Nothing for
-        another kind of card.
+        Rows with :data:`COLUMNS`, and with ``marks``, the watermark's options as far as they are no secret; those of an
+        attack also with its ``options``: what its user chose. Nothing for another kind of card.
 
     Raises:
         UnexpectedError: if a field that the table needs is not as it should be.
@@ -73,7 +74,8 @@ def key_name(watermark: Fields) -> str:
         name = "negatives" if with_negatives else "paper"
     else:
         name = f"{n_marks} marks" if with_negatives else f"{n_marks} marks, no negatives"
-    return name + (", random labels" if watermark.text("label", "target") == "random" else "")
+    name += ", random labels" if watermark.text("label", "target") == "random" else ""
+    return name + (", fresh noise" if watermark.scalars().get("fresh") == "True" else "")
 
 
 def _last_part(config: Fields, default: str) -> str:
@@ -106,12 +108,17 @@ def _common(card: Fields) -> Row:
     return {
         **_EMPTY,
         **names_of(card.part("config")),
+        "marks": _marks(card.part("config")),
         "seed": seed,
         "precision": card.text("precision", ""),
         "device": card.text("device", ""),
         "group": card.text("group", ""),
         "name": card.text("name", ""),
     }
+
+
+def _marks(config: Fields) -> dict[str, str]:
+    return Fields(public_config(config.content(), with_secrets=False)).part("watermark").scalars()
 
 
 def _accuracies(metrics: Fields, prefix: str) -> Row:

@@ -70,20 +70,26 @@ def read_all(folder: Path, complain: Callable[[str], None] = on_stderr) -> pd.Da
 
 
 def _tell_apart(rows: list[Row]) -> None:
-    """Adds to the settings what was chosen otherwise for another attack of the same name on the same task.
+    """Adds what was chosen otherwise for others of the same name on the same task.
 
-    Without it, a sweep over an option of an attack would end as one mean in the summary.
+    To the key, options of watermarks; to the settings, those of attacks. Without it, a sweep over an option would end
+    as one mean in the summary.
     """
+    _add_differing(rows, "key", "marks", ("dataset", "model", "watermark", "key"))
+    attacks = [row for row in rows if not (row["is_victim"] and row["attack_type"] == "removal")]
+    _add_differing(attacks, "settings", "options", ("dataset", "model", "attack"))  # their victim is the same for all
+
+
+def _add_differing(rows: Iterable[Row], column: str, options: str, alike: tuple[str, ...]) -> None:
+    """Adds to a column those ``options`` in which rows differ that are ``alike`` in other columns."""
     chosen: dict[tuple[str, ...], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for row in rows:
-        for name, value in row.get("options", {}).items():
-            chosen[row["dataset"], row["model"], row["attack"]][name].add(value)
-    for row in rows:
-        if row["is_victim"] and row["attack_type"] == "removal":  # the same whatever is done to it afterwards
-            continue
-        values = chosen[row["dataset"], row["model"], row["attack"]]
-        differing = {name: value for name, value in row.get("options", {}).items() if len(values[name]) > 1}
-        row["settings"] = ", ".join(filter(None, [row["settings"], spelled(differing)]))
+    groups = [(row, chosen[tuple(row[name] for name in alike)]) for row in rows]
+    for row, values in groups:
+        for name, value in row.get(options, {}).items():
+            values[name].add(value)
+    for row, values in groups:
+        differing = {name: value for name, value in row.get(options, {}).items() if len(values[name]) > 1}
+        row[column] = ", ".join(filter(None, [row[column], spelled(differing)]))
 
 
 def _read(place: Path) -> dict[str, Any] | None:
@@ -98,7 +104,7 @@ def _order(row: Row) -> tuple[Any, ...]:
     return (
         row["dataset"],
         (row["watermark"] != "none", row["watermark"]),
-        (not row["key"].startswith("paper"), int(n_marks[0]) if n_marks else 1, row["key"]),
+        (not row["key"].startswith("paper"), int(n_marks[0]) if n_marks else 1, _by_size(row["key"])),
         row["model"],
         (row["attack"] != "none", row["attack"]),
         not row["is_victim"],
@@ -109,6 +115,11 @@ def _order(row: Row) -> tuple[Any, ...]:
         -1 if pd.isna(row.get("epochs")) else row["epochs"],
         row.get("folder", ""),
     )
+
+
+def _by_size(text: str) -> list[Any]:
+    """For sorting: 60 before 100. Words and numbers take turns, so that any two texts compare."""
+    return [float(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", text))]
 
 
 def frame_of(rows: Iterable[Row]) -> pd.DataFrame:

@@ -16,8 +16,8 @@
   system.addEventListener("change", tell);
   tell();
 
-  // A link to a closed model opens it; one that is followed twice does not change the address.
-  const open = (hash) => { const it = hash.length > 1 && document.getElementById(hash.slice(1)); if (it instanceof HTMLDetailsElement) it.open = true; };
+  // A link to a closed model or verdict opens it; one that is followed twice does not change the address.
+  const open = (hash) => { const around = document.getElementById(hash.slice(1))?.closest("details"); if (around) around.open = true; };
   addEventListener("hashchange", () => open(location.hash));
   addEventListener("click", (event) => open(event.target.closest("a")?.hash ?? ""));
   open(location.hash);
