@@ -39,6 +39,8 @@ from wmlightning.seeds import generator, role_seed
 _ATTACK_VERSION = 1
 #: Raise it when the same claim is no longer worth the same.
 _CLAIM_VERSION = 2
+#: Raise it when the same recovered images no longer have the same score or p-value.
+_EXPOSURE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ def _assault(job: Job, victim: Victim, name: str, node: Any, other: Source | Non
         identity["claims"] = _CLAIM_VERSION
     if isinstance(attack, DetectionAttack):
         identity["judge"] = {"n_strangers": cfg.judge.n_strangers, "unmarked": cfg.judge.unmarked}
+        identity["exposure"] = _EXPOSURE_VERSION
     return Assault(name, attack, victim, other, identity)
 
 
