@@ -14,6 +14,9 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from wmlightning.attacks.base import Recovered
 from wmlightning.watermarks.triggers import TriggerMaker
 
+#: Raise it when the same recovered images no longer have the same score or p-value.
+EXPOSURE_VERSION = 2
+
 
 @dataclass(frozen=True)
 class Marks:
