@@ -120,11 +120,11 @@ def _ownership(paper: pd.DataFrame, asked: pd.DataFrame) -> tuple[str, str]:
         return NOTHING, "no model with the paper's key was asked"
     decoys = paper.groupby("watermark").agg(mean=("decoys", "mean"), luckiest=("decoys, luckiest", "max"))
     often = ", ".join(
-        f"{name} {row['mean']:.0f} %, the luckiest stranger {row.luckiest:.0f} %"
+        f"{name} {row['mean']:.0f} % (the luckiest stranger's in {row.luckiest:.0f} %)"
         for name, row in decoys.sort_values("mean", ascending=False).iterrows()
     )
     why = (
-        f"The owner's new triggers match in {paper['new triggers'].mean():.1f} %, strangers' on average in: {often}. "
+        f"The owner's new triggers match in {paper['new triggers'].mean():.1f} %, strangers' on average: {often}. "
         "A count of matches tells them apart only as far as these differ. "
     )
     possible = single[~single.watermark.isin(HANDFUL)]
