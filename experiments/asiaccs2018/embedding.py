@@ -130,5 +130,6 @@ def told(values: pd.Series, places: int = 1, unit: str = "") -> str:
     values = values.dropna()
     if not len(values):
         return ""
-    mean, low, high = (f"{number:.{places}f}" for number in (values.mean(), values.min(), values.max()))
+    numbers = (round(number, places) + 0.0 for number in (values.mean(), values.min(), values.max()))  # not -0.0
+    mean, low, high = (f"{number:.{places}f}" for number in numbers)
     return f"{mean}{unit}" if low == high else f"{mean}{unit} ({low} to {high})"

@@ -36,8 +36,9 @@ from wmlightning.store import Run
 HERE = Path(__file__).resolve().parent
 ALPHA = 0.001
 TERMS = Terms(ALPHA, queries=200, budget=5000)
-#: Of a single mark: strangers who match often are told from the owner by more triggers than the framework expects to
-#: need of a suspect that answers to few strangers. That is for the study to choose, before it asks.
+#: Of a single mark: strangers who match often are told from the owner by more triggers than the framework asks about,
+#: which expects a suspect that answers to few of them. That is for the study to choose, before it asks. More than these
+#: change nothing: the strangers that are left match every time.
 TERMS_OF_DECOYS = Terms(ALPHA, queries=40, budget=5000, settled=True)
 #: Strengths of surrogates that are asked, by attack.
 STRENGTHS = {
