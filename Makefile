@@ -70,7 +70,7 @@ report: setup
 
 # SCALE=smoke (embedded digits) or paper; SEEDS="0 1 2".
 reproduce: setup
-	sh experiments/asiaccs2018/run.sh
+	PYTHON=$(BIN)/python sh experiments/asiaccs2018/run.sh
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info

@@ -90,15 +90,16 @@ def test_smoke_scale_gives_the_same_numbers_again(tmp_path: Path) -> None:
 def test_tables_are_those_of_the_numbers() -> None:
     """What both pages show is what the CSV files beside the study's page give."""
     folder = SCRIPT.parent
-    code = """import json, sys, pandas as pd, tables, embedding
-from wmlightning.results.table import from_csv
-read = [embedding.from_csv("embedding.csv"), from_csv("attacks.csv"), pd.read_csv("verification.csv")]
+    code = """import json, sys, attacks, embedding, tables, verification
+from pathlib import Path
+names = {"embedding.csv": embedding.from_csv, "attacks.csv": attacks.from_csv, "verification.csv": verification.read}
+read = [of(Path(name)) for name, of in names.items()]
 json.dump({k: v for k, v in tables.rendered(*read).items() if isinstance(v, str)}, sys.stdout)"""
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, check=True)
     rendered = json.loads(done.stdout)
     page, readme = (folder / "README.md").read_text(), (REPO / "README.md").read_text()
-    names = ("claims", "embedding", "strangers", "removal", "inversion", "verification", "who_claims", "costs")
+    names = ("claims", "rules", "embedding", "strangers", "removal", "inversion", "verification", "who_claims", "costs")
     assert [name for name in names if rendered[name] not in page] == []
     assert [name for name in ("claims", "embedding", "verification") if rendered[name] not in readme] == []
 

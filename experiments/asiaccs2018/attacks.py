@@ -2,56 +2,98 @@
 
 from __future__ import annotations
 
-import pandas as pd
-from embedding import KEYS
+from pathlib import Path
 
-#: Percentage points of clean accuracy that a thief is ready to lose.
-LOSS = 2.0
+import pandas as pd
+from embedding import KEYS, MODEL, told
+
+from wmlightning.attacks.exposure import EXPOSURE_VERSION
+from wmlightning.results import table
+from wmlightning.results.card import read_card
+from wmlightning.results.front import ACCEPTABLE_LOSS, best_bargain
+from wmlightning.results.rows import COLUMNS
+from wmlightning.results.text import csv
+
+#: Percentage points of clean accuracy that a thief is ready to lose: those of reports, cards and dashboards.
+LOSS = 100 * ACCEPTABLE_LOSS
 #: Per cent of new triggers below which a watermark counts as removed.
 GONE = 50.0
+ATTACKS = ("prune", "finetune", "fineprune", "overwrite", "inversion")
+#: Of :func:`bargains`.
+BARGAIN = [*MODEL, "attack", "left", "decoys", "lost", "price", "weakest", "strongest"]
+#: Which models a row is about, and what was done to them.
+ABOUT = [*MODEL, "attack"]
+
+
+def read(runs: Path, trained: pd.DataFrame) -> pd.DataFrame:
+    """The tidy table of attacks on models of the study, with ``strangers``: how many an inversion is compared with.
+
+    Args:
+        runs: the store.
+        trained: from ``embedding.read``; its names of keys are used.
+    """
+    frame = table.read_all(runs)
+    frame = frame[frame.attack.isin(ATTACKS) & frame.victim.isin(trained.fingerprint)]
+    frame = frame.assign(key=frame.victim.map(dict(zip(trained.fingerprint, trained.key, strict=True))))
+    inverted = frame.attack_type == "detection"
+    cards = {folder: read_card(runs / folder) or {} for folder in frame[inverted].folder}
+    of_now = [name for name, card in cards.items() if card["identity"].get("exposure") == EXPOSURE_VERSION]
+    frame = frame[~inverted | frame.folder.isin(of_now)]
+    strangers = {folder: cards[folder]["findings"].get("n_null") for folder in of_now}
+    return frame.assign(strangers=frame.folder.map(strangers).astype("Int64"))
+
+
+def from_csv(path: Path) -> pd.DataFrame:
+    """What :func:`write_csv` wrote; no row if there is no file."""
+    if not path.exists():
+        return table.frame_of([]).assign(strangers=pd.Series(dtype="Int64"))
+    found = table.from_csv(path)
+    strangers = found["strangers"] if "strangers" in found else float("nan")
+    return found.assign(strangers=pd.to_numeric(strangers, errors="coerce")).astype({"strangers": "Int64"})
+
+
+def write_csv(frame: pd.DataFrame) -> str:
+    """The table as text."""
+    kept = [name for name in (*COLUMNS, "strangers") if name not in ("train_seconds", "group")]
+    return csv(frame[kept])
 
 
 def bargains(frame: pd.DataFrame) -> pd.DataFrame:
     """For each model and removal attack: what is left for an owner when little is lost, and what removal costs.
 
-    Of the surrogates after their last epoch that lose at most :data:`LOSS` points, that with the fewest new triggers;
-    and the least loss among all surrogates, whatever their epoch, on which fewer than half of the new triggers work.
+    ``left``, ``decoys`` and ``lost`` are of the surrogate that a thief would choose, as in reports, cards and
+    dashboards; ``price`` is the least loss, and ``weakest`` the least strength, among surrogates on which fewer than
+    half of the new triggers work. All of them count, after whatever epoch. ``strongest`` is the greatest strength.
     """
     frame = frame[(frame.attack_type == "removal") & ~frame.is_victim].copy()
-    for name in ("clean_acc", "clean_lost", "trigger_new_acc", "decoy_acc"):
-        frame[name] *= 100
+    # As many digits as the CSV file has, so that the page is the same from there: 0.7979999781 is 0.798.
+    frame["lost"] = (100 * frame.clean_lost).round(4)
+    frame["before"], frame["after"] = frame.victim_clean_acc.round(6), frame.clean_acc.round(6)
+    frame["left"], frame["decoys"] = 100 * frame.trigger_new_acc, 100 * frame.decoy_acc
     rows = []
-    for names, part in frame.groupby(["dataset", "watermark", "key", "attack", "seed"]):
-        cheap = part[part.final & (part.clean_lost <= LOSS)]
-        gone = part[part.trigger_new_acc < GONE]
-        best = cheap.loc[cheap.trigger_new_acc.idxmin()] if len(cheap) else None
-        least = gone.loc[gone.clean_lost.idxmin()] if len(gone) else None
-        rows.append(
-            {
-                **dict(zip(("dataset", "watermark", "key", "attack", "seed"), names, strict=True)),
-                "left": best.trigger_new_acc if best is not None else float("nan"),
-                "decoys": best.decoy_acc if best is not None else float("nan"),
-                "strength": best.strength if best is not None else float("nan"),
-                "price": least.clean_lost if least is not None else float("nan"),
-                "at": least.strength if least is not None else float("nan"),
-            }
-        )
-    return pd.DataFrame(rows)
+    for names, part in frame.groupby(ABOUT):
+        best = part.iloc[best_bargain(part.before.iloc[0], list(part.after), list(part.left))]
+        gone = part[part.left < GONE]
+        row = dict(zip(ABOUT, names, strict=True)) | {name: best[name] for name in ("left", "decoys", "lost")}
+        row |= {"price": gone.lost.min(), "weakest": gone.strength.min(), "strongest": part.strength.max()}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=BARGAIN)
 
 
 def removal_table(found: pd.DataFrame) -> list[str]:
     """Mean over seeds of :func:`bargains`, with the range behind it."""
     lines = [
-        "| data | watermark | key | attack | new triggers left at a loss of 2 points or less | decoys there "
-        "| least loss that leaves fewer than half of the new triggers | seeds |",
-        "|---|---|---|---|---:|---:|---:|---:|",
+        f"| data | watermark | key | attack | new triggers left at the best bargain (loss {LOSS:g} points or less) "
+        "| decoys there | points lost there | least loss that leaves fewer than half of the new triggers | models |",
+        "|---|---|---|---|---:|---:|---:|---:|---:|",
     ]
     for names, part in found.groupby(["dataset", "watermark", "key", "attack"]):
         dataset, watermark, key, attack = names
         price = "not at any strength tried"
         if part.price.notna().any():
-            price = f"{_range(part.price.dropna())} points ({part.price.notna().sum()} of {len(part)} models)"
-        cells = [dataset, watermark, KEYS.get(key, key), attack, _range(part.left), _range(part.decoys), price]
+            price = f"{told(part.price)} points ({part.price.notna().sum()} of {len(part)} models)"
+        left = told(part.left) + ("" if part.lost.max() <= LOSS else " (some lose more)")
+        cells = [dataset, watermark, KEYS.get(key, key), attack, left, told(part.decoys), told(part.lost), price]
         lines.append(f"| {' | '.join(cells)} | {len(part)} |")
     return lines
 
@@ -60,13 +102,14 @@ def inversion_table(frame: pd.DataFrame) -> list[str]:
     """Scores of recovered images, against strangers' marks and against the unmarked model."""
     found = frame[frame.attack_type == "detection"]
     lines = [
-        "| data | watermark | key | score | p (each seed) | score, unmarked model | p (each seed) |",
-        "|---|---|---|---:|---|---:|---|",
+        "| data | watermark | key | strangers | score | p (each seed) | score, unmarked model | p (each seed) |",
+        "|---|---|---|---:|---:|---|---:|---|",
     ]
     for names, part in found.groupby(["dataset", "watermark", "key"]):
         dataset, watermark, key = names
-        cells = [dataset, watermark, KEYS.get(key, key), _range(part.score, 3), _each(part.p_value)]
-        cells += [_range(part.twin_score, 3), _each(part.twin_p_value)]
+        strangers = ", ".join(str(number) for number in sorted(part.strangers.dropna().unique()))
+        cells = [dataset, watermark, KEYS.get(key, key), strangers, told(part.score, 3), _each(part.p_value)]
+        cells += [told(part.twin_score, 3), _each(part.twin_p_value)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -76,7 +119,7 @@ def costs(trained: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
 
     Args:
         trained: from ``embedding.read``.
-        frame: the tidy table of attacks.
+        frame: from :func:`read`.
     """
     parts = [("training", trained[["dataset", "seconds"]])]
     last = frame[frame.final & (~frame.is_victim | (frame.attack_type == "detection"))].dropna(subset=["seconds"])
@@ -87,16 +130,8 @@ def costs(trained: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
         for part, rows in parts:
             seconds = rows[rows.dataset == dataset].seconds.dropna()
             if len(seconds):
-                lines.append(f"| {dataset} | {part} | {len(seconds)} | {_range(seconds)} |")
+                lines.append(f"| {dataset} | {part} | {len(seconds)} | {told(seconds)} |")
     return lines
-
-
-def _range(values: pd.Series[float], digits: int = 1) -> str:
-    values = values.dropna()
-    if not len(values):
-        return "every strength costs more"
-    low, mean, high = (f"{value:.{digits}f}" for value in (values.min(), values.mean(), values.max()))
-    return mean if low == high else f"{mean} ({low} to {high})"
 
 
 def _each(values: pd.Series[float]) -> str:

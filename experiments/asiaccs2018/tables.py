@@ -18,13 +18,13 @@ import claims
 import embedding
 import pandas as pd
 import verification
+from embedding import MODEL
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from wmlightning.files import write_bytes
 from wmlightning.results.card import PICTURE
 from wmlightning.results.figures import write_figures
-from wmlightning.results.table import aggregate, from_csv, read_all
-from wmlightning.results.text import csv
+from wmlightning.results.table import aggregate
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parents[1] / "README.md"
@@ -35,11 +35,6 @@ ATTACKED = {
     **{f"{rate:.0%} fine-pruned": ("fineprune", rate) for rate in (0.6, 0.9)},
     **{f"overwritten at {rate:g}": ("overwrite", rate) for rate in (0.01, 0.03)},
 }
-#: Names a model of the study.
-MODEL = ["dataset", "watermark", "key", "seed"]
-ATTACKS = ("prune", "finetune", "fineprune", "overwrite", "inversion")
-#: The one pair of figures of the paper that is established. Press, quoting a co-author; the generator is not named.
-PAPER = {"none": "78.6", "marked": "78.41"}
 
 
 def main() -> None:
@@ -62,7 +57,7 @@ def main() -> None:
         keep_trailing_newline=True,
     )
     tables["runs"] = _told_of_runs(options.command, options.took, tables)
-    page = folder.get_template("README.md.j2").render(paper=PAPER, **tables)
+    page = folder.get_template("README.md.j2").render(**tables)
     write_bytes(options.out / "README.md", page.encode())
     if options.readme:
         for name in ("runs", "embedding", "verification", "claims"):
@@ -71,33 +66,30 @@ def main() -> None:
 
 
 def _tables(runs: Path, out: Path, add: bool) -> dict[str, Any]:
-    trained, asked = embedding.read(runs), pd.read_csv(runs / "results" / "verification.csv")
-    frame = read_all(runs)
-    frame = frame[frame.attack.isin(ATTACKS) & frame.victim.isin(trained.fingerprint)]
-    attacked = frame.assign(key=frame.victim.map(dict(zip(trained.fingerprint, trained.key, strict=True))))
+    trained, asked = embedding.read(runs), verification.read(runs / "results" / "verification.csv")
+    attacked = attacks.read(runs, trained)
     n_new = len(trained)
     if add:
         trained = embedding.ordered(_merged(embedding.from_csv(out / "embedding.csv"), trained, MODEL))
-        attacked = _merged(from_csv(out / "attacks.csv"), attacked, [*MODEL, "attack"])
-        asked = _merged(pd.read_csv(out / "verification.csv"), asked, [*MODEL, "attack", "strength"])
+        attacked = _merged(attacks.from_csv(out / "attacks.csv"), attacked, attacks.ABOUT)
+        asked = _merged(verification.read(out / "verification.csv"), asked, verification.ABOUT)
+        attacked = attacked[attacked.victim.isin(trained.fingerprint)]  # not of a model that a new one replaces
     write_bytes(out / "embedding.csv", trained.round(3).to_csv(index=False).encode())
-    write_bytes(out / "attacks.csv", csv(attacked.drop(columns=["train_seconds", "group"])).encode())
+    write_bytes(out / "attacks.csv", attacks.write_csv(attacked).encode())
     write_bytes(out / "verification.csv", asked.to_csv(index=False, float_format="%.6g").encode())
     (out / "figures").mkdir(exist_ok=True)
-    return {**rendered(trained, attacked, asked), "n_new": n_new, **_figures(runs, out, attacked)}
+    return {**rendered(trained, attacked, asked), "n_new": n_new, **_figures(runs, out, attacked, add)}
 
 
 def rendered(trained: pd.DataFrame, attacked: pd.DataFrame, asked: pd.DataFrame) -> dict[str, Any]:
     """All that the page shows but for the figures."""
-    asked = verification.read(asked)
+    asked = verification.of_models(asked, trained)
     # A label for each trigger is learned by heart: of new triggers there is nothing to be left.
     removed = attacked[attacked.key != "paper, random labels"]
     found = attacks.bargains(removed)
-    summed = "\n".join(
-        f"| {reading.claim} | **{reading.found}** | {reading.why} |"
-        for reading in claims.readings(trained, found, attacked, asked)
-    )
-    machines = set(trained[["platform", "device"]].dropna().itertuples(index=False, name=None))
+    readings = claims.readings(trained, found, attacked, asked)
+    summed = "\n".join(f"| {reading.claim} | **{reading.found}** | {reading.why} |" for reading in readings)
+    rules = {reading.rule: [one.claim for one in readings if one.rule == reading.rule] for reading in readings}
     return {
         "embedding": embedding.markdown(trained),
         "removal": "\n".join(attacks.removal_table(found)),
@@ -106,14 +98,17 @@ def rendered(trained: pd.DataFrame, attacked: pd.DataFrame, asked: pd.DataFrame)
         "verification": "\n".join(verification.table(asked, _columns(asked))),
         "who_claims": "\n".join(verification.claims_table(asked)),
         "strangers": "\n".join(verification.strangers_table(trained)),
+        "terms": " ".join(filter(None, (verification.terms(asked), verification.of_http(asked)))),
         "claims": f"| claim | here | why |\n|---|---|---|\n{summed}",
+        "rules": "\n".join(f"* {' '.join(told)} *{rule}*" for rule, told in rules.items()),
+        "rules_of": claims.RULES_OF,
         "stored_as": sorted(trained["stored as"].unique()),
         "asked_seeds": _listed(asked.seed),
         "seeds": _listed(trained.seed),
         "n_models": len(trained),
-        "commits": trained.commit.str.slice(0, 7).value_counts().to_dict(),
-        "machines": ", ".join(sorted(f"{name}, {device}" for name, device in machines)),
-        "threads": _listed(trained.threads),
+        "commits": _counted(trained.commit.dropna().map(_short)),
+        "machines": _counted(pd.Series([_machine(row) for row in trained.itertuples()], dtype=object)),
+        "threads": _counted(trained.threads.dropna().map("{:.0f}".format)),
         "made": date.today().isoformat(),
     }
 
@@ -121,20 +116,48 @@ def rendered(trained: pd.DataFrame, attacked: pd.DataFrame, asked: pd.DataFrame)
 def _told_of_runs(command: str, took: str, tables: dict[str, Any]) -> str:
     """Where the numbers come from, as far as cards and rows tell."""
     n, new = tables["n_models"], tables["n_new"]
-    commits = ", ".join(f"`{commit}` ({count})" for commit, count in tables["commits"].items())
     made = f"{n} models, seeds {tables['seeds']}; `{command}` makes or finds "
     made += "all of them" if new == n else f"{new} of them, rows of the others are of earlier runs of the same script"
     made += f" ({took})." if took else "."
-    return f"{made} Commits they were trained at (models): {commits}. Threads of a job: {tables['threads']}."
+    told = {"Commits they were trained at": "commits", "Threads of a job": "threads", "Machines": "machines"}
+    for what, name in told.items():
+        known = sum(tables[name].values())
+        listed = ", ".join(f"{value} ({count})" for value, count in tables[name].items())
+        unknown = "" if known == n else f"; not known of {n - known}"
+        made += f" {what} (models): {listed or 'none'}{unknown}."
+    return made
+
+
+def _short(commit: str) -> str:
+    """Seven letters, and whether files had been changed since."""
+    name, dirty, _ = commit.partition("-dirty")
+    return f"`{name[:7]}{dirty}`"
+
+
+def _machine(row: Any) -> str | None:
+    if pd.isna(row.platform):
+        return None
+    processor = "" if pd.isna(row.cpu) else f", {row.cpu}"
+    return f"{row.platform}{processor}{'' if pd.isna(row.cores) else f', {row.cores:.0f} cores'}, {row.device}"
+
+
+def _counted(values: pd.Series) -> dict[str, int]:
+    return {str(value): int(count) for value, count in values.value_counts().items()}
 
 
 def _listed(values: pd.Series) -> str:
     return ", ".join(str(int(value)) for value in sorted(values.dropna().unique()))
 
 
-def _figures(runs: Path, out: Path, attacked: pd.DataFrame) -> dict[str, Any]:
-    """Curves over strengths, and what inversion recovers from a model with the paper's key."""
+def _figures(runs: Path, out: Path, attacked: pd.DataFrame, add: bool) -> dict[str, Any]:
+    """Curves over strengths, and what inversion recovers from a model with the paper's key.
+
+    Figures of an earlier run go, but for pictures of models that are not in the store if those are to be kept.
+    """
     folder = out / "figures"
+    for old in folder.glob("*.png"):
+        if not (add and old.name.startswith("inversion-")):
+            old.unlink()
     write_figures(aggregate(attacked[attacked.key != "paper, random labels"]), folder)
     recovered = attacked[(attacked.attack_type == "detection") & (attacked.key == "paper")].sort_values("seed")
     for (dataset, watermark), part in recovered.groupby(["dataset", "watermark"]):
@@ -150,7 +173,8 @@ def _merged(old: pd.DataFrame, new: pd.DataFrame, names: list[str]) -> pd.DataFr
     """All rows; of those that agree in ``names``, the new ones."""
     known = set(new[names].itertuples(index=False, name=None))
     stays = [row not in known for row in old[names].itertuples(index=False, name=None)]
-    return pd.concat([old[stays], new], ignore_index=True).sort_values(names, kind="stable", ignore_index=True)
+    parts = [part for part in (old[stays], new) if len(part)] or [new]
+    return pd.concat(parts, ignore_index=True).sort_values(names, kind="stable", ignore_index=True)
 
 
 def _columns(asked: pd.DataFrame) -> dict[str, tuple[str, float]]:

@@ -4,31 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 
 import pandas as pd
-from embedding import KEYS, WATERMARKS
+from embedding import KEYS, MODEL, WATERMARKS, told
 
-#: How power.py calls keys, by how the tables of this study do.
-_NAMES = {"8 marks, negatives": "8 marks, negatives", "random labels": KEYS["paper, random labels"]}
 _ORDER = (KEYS["paper"], KEYS["negatives"], KEYS["8 marks"], KEYS["paper, random labels"])
+#: What a row is about.
+ABOUT = [*MODEL, "attack", "strength"]
+#: A question, apart from the suspect that it is put to.
+_QUESTION = [*MODEL, "turn"]
+_FOUND = ["decided", "queries", "triggers", "matches", "p_value"]
 
 
-def read(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows, with the names of this study's tables."""
-    return frame.assign(key=frame.key.replace(_NAMES))
+def read(path: Path) -> pd.DataFrame:
+    """What ``power.py`` wrote; no row if there is no file."""
+    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["model", *_QUESTION, *ABOUT[-2:], *_FOUND])
+
+
+def of_models(frame: pd.DataFrame, trained: pd.DataFrame) -> pd.DataFrame:
+    """The rows of models of the study, with the names that its tables give to keys."""
+    names = dict(zip(trained.fingerprint, trained.key.map(KEYS), strict=True))
+    fingerprints = frame.model.astype(str).str.rsplit("-", n=1).str[-1]
+    return frame.assign(key=fingerprints.map(names)).dropna(subset=["key"]).astype({"decided": bool})
 
 
 def table(frame: pd.DataFrame, columns: dict[str, tuple[str, float]]) -> list[str]:
     """Median of the queries that decided (p <= 0.001), and how often they did; where none did, the median p-value.
 
     Args:
-        frame: see :func:`read`.
+        frame: see :func:`of_models`.
         columns: attack and strength, by the column's title.
     """
-    lines = [f"| data | watermark | key | {' | '.join(columns)} |", "|---|---|---|" + "---:|" * len(columns)]
+    lines = [
+        f"| data | watermark | key | triggers asked about | {' | '.join(columns)} |",
+        "|---|---|---|---:|" + "---:|" * len(columns),
+    ]
     for names, part in _by_key(frame):
         cells = [_cell(part[(part.attack == a) & (part.strength == s)]) for a, s in columns.values()]
-        lines.append(f"| {' | '.join([*names, *cells])} |")
+        asked = part[part.attack == "none"].triggers
+        few = f"{asked.min():.0f}" if asked.nunique() == 1 else f"{asked.min():.0f} to {asked.max():.0f}"
+        lines.append(f"| {' | '.join([*names, few if len(asked) else '', *cells])} |")
     return lines
 
 
@@ -64,6 +80,40 @@ def claims_table(frame: pd.DataFrame) -> list[str]:
     return lines
 
 
+def terms(frame: pd.DataFrame) -> str:
+    """What was asked, as the rows tell: how often, about how many triggers, with how many images."""
+    as_it_is = frame[frame.attack == "none"]
+    if not len(as_it_is):
+        return "No model was asked."
+    single = as_it_is.key.isin([KEYS["paper"], KEYS["negatives"]])
+    told_of = []
+    for keys, part in (("several marks or labels", as_it_is[~single]), ("one mark", as_it_is[single])):
+        if len(part):
+            turns = _listed(part.groupby("model").turn.nunique())
+            most = _listed(part["most triggers"]) if "most triggers" in part else ""
+            about = f" of at most {most} triggers" if most else ""
+            told_of.append(f"a key of {keys} in {turns} orders{about}")
+    budget = _listed(as_it_is["most images"]) if "most images" in as_it_is else ""
+    asked = f"Each model was asked with {' and '.join(told_of)}"
+    return f"{asked}, with at most {budget} images each." if budget else f"{asked}."
+
+
+def of_http(frame: pd.DataFrame) -> str:
+    """Whether the way to a model changes its answers."""
+    parts = [frame[frame.attack == attack].set_index(_QUESTION)[_FOUND] for attack in ("none", "HTTP")]
+    here, there = parts[0].align(parts[1], join="inner", axis=0)
+    if not len(there):
+        return ""
+    same = int((here == there).all(axis=1).sum())
+    if same == len(there):
+        return f"Through HTTP all {same} questions have the same answers, which are not counted again."
+    return f"Through HTTP the same questions have the same outcome {same} times of {len(there)}."
+
+
+def _listed(values: pd.Series) -> str:
+    return " or ".join(f"{int(value):,}" for value in sorted(values.dropna().unique()))
+
+
 #: Shares of matching triggers at which a verifier who counts would be convinced.
 COUNTED = (0.5, 0.9)
 
@@ -82,8 +132,6 @@ def strangers_table(trained: pd.DataFrame) -> list[str]:
     ]
     for (dataset, watermark, key), part in known.groupby(["dataset", "watermark", "key"], sort=False):
         luckiest = part["decoys, luckiest"]
-        mean, low, high = (f"{value:.0f}" for value in (luckiest.mean(), luckiest.min(), luckiest.max()))
-        told = f"{mean} %" if low == high else f"{mean} % ({low} to {high})"
         passes = [f"{int((luckiest >= 100 * share).sum())} of {len(part)}" for share in COUNTED]
-        lines.append(f"| {' | '.join([dataset, watermark, KEYS[key], told, *passes])} |")
+        lines.append(f"| {' | '.join([dataset, watermark, KEYS[key], told(luckiest, 0, ' %'), *passes])} |")
     return lines

@@ -111,25 +111,29 @@ def put(question: Question, suspect: Suspect, maker: TriggerMaker) -> tuple[Test
 
 def marked_runs(folder: Path, seeds: list[int] | None = None) -> list[Path]:
     """Finished trainings of a run store with a watermark, of some seeds or all."""
-    return [path for path, card in _trained(folder, seeds) if card["config"]["watermark"].get("_target_")]
+    found = _trained(folder)
+    return [path for path, card in found if _marked(card) and (seeds is None or card["seed"] in seeds)]
 
 
-def unmarked_runs(folder: Path, seeds: list[int] | None = None) -> list[Path]:
-    """The same without a watermark."""
-    return [path for path, card in _trained(folder, seeds) if not card["config"]["watermark"].get("_target_")]
+def twins_of(one: Path, folder: Path) -> list[Path]:
+    """Finished trainings of a run store without a watermark, that differ from a training in nothing else."""
+    card = read_card(one)
+    return [path for path, other in _trained(folder) if card and not _marked(other) and _task(other) == _task(card)]
 
 
-def _trained(folder: Path, seeds: list[int] | None) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _trained(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in sorted(folder.iterdir()):
         card = read_card(path)
-        if card is not None and card.get("kind") == "train" and (seeds is None or card["seed"] in seeds):
+        if card is not None and card.get("kind") == "train":
             yield path, card
 
 
-def same_task(one: Path, other: Path) -> bool:
-    """Whether two trainings had the same data and seed."""
-    cards = [read_card(path) for path in (one, other)]
-    return len({(card["config"]["dataset"]["name"], card["seed"]) for card in cards if card is not None}) == 1
+def _marked(card: dict[str, Any]) -> bool:
+    return bool(card["config"]["watermark"].get("_target_"))
+
+
+def _task(card: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(card["config"].get(name) for name in ("dataset", "model", "recipe", "trainer", "precision", "seed"))
 
 
 def key_name(config: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from asking import marked_runs, same_task, service, unmarked_runs
+from asking import marked_runs, service, twins_of
 from hydra import compose, initialize_config_dir
 
 from wmlightning import load_run
@@ -35,8 +35,8 @@ def main() -> None:
     typed = [f"logger={options.logger}", f"group={options.group}", "tags=[asiaccs2018]"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for owner in marked_runs(options.runs, options.seeds):
-            innocents = [other for other in unmarked_runs(options.runs, options.seeds) if same_task(other, owner)]
-            todo = {other: _place(options.runs, owner, other) for other in (owner, *innocents[:1])}
+            innocents = twins_of(owner, options.runs)[:1]
+            todo = {other: _place(options.runs, owner, other) for other in (owner, *innocents)}
             if waiting := {other: out for other, out in todo.items() if not (out / VERDICT).exists()}:
                 _verify(load_run(owner), waiting, typed)
 

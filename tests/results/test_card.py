@@ -98,3 +98,5 @@ def test_environment_is_plain_and_names_versions() -> None:
     assert json.loads(json.dumps(found)) == found
     assert found["versions"]["torch"].startswith("2.")
     assert found["versions"]["wmlightning"] != "not installed"
+    assert found["cores"] >= 1
+    assert found["cpu"] is None or "\n" not in found["cpu"]

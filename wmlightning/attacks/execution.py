@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from wmlightning.attacks.base import Arithmetic, Attack, ClaimAttack, DetectionAttack, RemovalAttack, Stolen, Surrogate
 from wmlightning.attacks.claims import hear_all
-from wmlightning.attacks.exposure import Marks, expose, picture
+from wmlightning.attacks.exposure import EXPOSURE_VERSION, Marks, expose, picture
 from wmlightning.attacks.judge import Judge, digest
 from wmlightning.config import dataset_config, make, option_names, plain, setting, switch
 from wmlightning.data.batches import Loading
@@ -141,6 +141,7 @@ def _assault(job: Job, victim: Victim, name: str, node: Any, other: Source | Non
         identity["claims"] = _CLAIM_VERSION
     if isinstance(attack, DetectionAttack):
         identity["judge"] = {"n_strangers": cfg.judge.n_strangers, "unmarked": cfg.judge.unmarked}
+        identity["exposure"] = EXPOSURE_VERSION
     return Assault(name, attack, victim, other, identity)
 
 

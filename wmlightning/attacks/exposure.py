@@ -14,6 +14,9 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from wmlightning.attacks.base import Recovered
 from wmlightning.watermarks.triggers import TriggerMaker
 
+#: Raise it when the same recovered images no longer have the same score or p-value.
+EXPOSURE_VERSION = 2
+
 
 @dataclass(frozen=True)
 class Marks:
@@ -31,8 +34,13 @@ class Marks:
 
     @classmethod
     def of(cls, maker: TriggerMaker, n_strangers: int = 99) -> Marks:
-        """Takes the key's marks and those of strangers that no model was trained against."""
-        looks = [maker.looks("key"), *(maker.looks("decoy", stranger) for stranger in range(n_strangers))]
+        """Takes the key's marks and those of strangers: whole keys, each drawn as the owner's was.
+
+        The strangers of a training will not do here: they have other classes of pictures than the owner, and other
+        texts than one that the owner chose.
+        """
+        strangers = (maker.secret.derive(f"stranger/{number}") for number in range(n_strangers))
+        looks = [maker.looks(), *map(maker.looks, strangers)]
         labels = maker.labels.of_marks
         if maker.scheme.label == "random":
             labels = torch.full((maker.scheme.n_marks,), -1)
@@ -44,7 +52,8 @@ def expose(recovered: Recovered, marks: Marks) -> dict[str, Any]:
 
     For each mark the best of the restarts counts, on the images of the mark's class; marks are averaged. Under the
     hypothesis that the images tell nothing about *this* secret, the key's score is one draw among the strangers', so
-    that ``p = (1 + #{stranger >= key}) / (strangers + 1)`` is a valid p-value.
+    that ``p = (1 + #{stranger >= key}) / (strangers + 1)`` is a valid p-value. It cannot show what keys share: of one
+    mark that is one of ten classes of pictures, a tenth of the strangers have the same.
 
     Returns:
         ``score`` (normalised correlation with the change, in [-1, 1]) and ``ssim`` (structural similarity to the mean

@@ -155,14 +155,17 @@ class TriggerMaker:
             raise UserError("watermark.n_new", f"{self.scheme.n_new} new triggers", f"at most {len(new.images)}")
         return trained, new
 
-    def looks(self, owner: Owner, stranger: int = 0) -> tuple[Tensor, Tensor]:
+    def looks(self, stranger: Secret | None = None) -> tuple[Tensor, Tensor]:
         """What the marks of a key look like, for judging whether something recovered resembles them.
+
+        Args:
+            stranger: another owner's secret, whose key is drawn exactly as this one was; ``None``: this key.
 
         Returns:
             The mean change that each mark makes to images (for pictures, which change nothing: the mean picture) and
             the mean trigger of each mark; both float ``(n_marks, c, h, w)`` in units of the pixel range.
         """
-        marks = [self._mark(owner, stranger, index) for index in range(self.scheme.n_marks)]
+        marks = [Mark(stranger or self.secret, "key", 0, index) for index in range(self.scheme.n_marks)]
         if isinstance(self.watermark, PictureWatermark):
             shown = [self.watermark.draw(_LOOKED_AT, m, len(marks), True, self.source.shape) for m in marks]
             means = torch.stack([images.float().mean(0) / 255 for images in shown])
