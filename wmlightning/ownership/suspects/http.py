@@ -89,14 +89,11 @@ class Http:
         if not isinstance(self.headers, Mapping | None):  # it may be a token: not shown
             raise UserError("suspect.http.headers", f"a {type(self.headers).__name__} is no mapping", "{NAME: VALUE}")
         for name, value in (self.headers or {}).items():
-            if (
-                not _HEADER_NAME.fullmatch(str(name))
-                or not isinstance(value, str)
-                or not _HEADER_VALUE.fullmatch(value)
-            ):
+            text = isinstance(name, str) and isinstance(value, str)
+            if not text or not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
                 wrong = f"the header {str(name)[:40]!r} or its value has characters that no header may have"
                 raise UserError("suspect.http.headers", wrong, "printable ASCII, in quotes")
-            if str(name).lower() in ("content-length", "transfer-encoding"):
+            if name.lower() in ("content-length", "transfer-encoding"):
                 raise UserError("suspect.http.headers", f"{name} follows from the body", "without it")
 
     def trusted(self) -> ssl.SSLContext | bool:

@@ -119,6 +119,7 @@ class JsonApi(RemoteSuspect):
             raise UserError("suspect.batch_size", f"{batch_size} images do not fit", "1, or image.many=true")
         self.body = _body(body)
         self.names = _names(names)
+        self._in_order = not isinstance(names, Mapping)
         if self.answer.kind == "label_name" and self.names is None:
             raise UserError("suspect.names", "missing", "names of the classes, in the order of their labels")
         self.pixels = pixels_of(pixels)
@@ -135,13 +136,16 @@ class JsonApi(RemoteSuspect):
         return {**super().private(), **({"body": self.body} if self.body else {})}
 
     def open(self, shape: Shape | None = None, n_classes: int | None = None) -> None:
-        """See :meth:`Suspect.open`. Names must be those of the key's classes: another order is another label."""
+        """See :meth:`Suspect.open`. A name too many or too few shifts the labels of others."""
         super().open(shape, n_classes)
-        if self.names is not None and n_classes is not None:
-            named = set(self.names.values())
-            if named != set(range(n_classes)):
-                wrong = f"{len(named)} classes have names, the key's task has {n_classes}"
-                raise UserError("suspect.names", wrong, "a name for each label from 0 on")
+        if self.names is None or n_classes is None:
+            return
+        if self._in_order and len(self.names) != n_classes:
+            wrong = f"{len(self.names)} names, the key's task has {n_classes} classes"
+            raise UserError("suspect.names", wrong, "one for each of them, in their order")
+        if (largest := max(self.names.values())) >= n_classes:
+            wrong = f"the label {largest}, the key's task has {n_classes} classes"
+            raise UserError("suspect.names", wrong, f"labels from 0 to {n_classes - 1}")
 
     def connect(self, shape: Shape | None) -> None:
         """Checks that the images can be sent; the service itself is first spoken to with the first image."""

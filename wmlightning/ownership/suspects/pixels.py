@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,6 +119,6 @@ def pixels_of(given: Pixels | None) -> Pixels:
 
 
 def _check_numbers(values: Any, key: str) -> None:
-    numbers = isinstance(values, (list, tuple)) and all(type(x) in (int, float) and math.isfinite(x) for x in values)
+    numbers = isinstance(values, (list, tuple)) and all(type(x) in (int, float) and abs(x) < 1e38 for x in values)
     if not numbers or not values:
         raise UserError(key, f"{values!r} is no list of numbers", "a list of one number for each channel")
