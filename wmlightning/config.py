@@ -154,9 +154,12 @@ def path_of(value: Any, key: str) -> Path:
     if not isinstance(value, (str, Path)):
         raise UserError(key, f"{value!r} names no file or folder", "a path, in quotes if it is a number")
     try:
-        return Path(value).expanduser()
-    except RuntimeError as error:  # ~somebody
-        raise UserError(key, f"{value!r}: {error}", "a path") from error
+        path = Path(value).expanduser()
+        path.exists()
+    except (RuntimeError, OSError, ValueError) as error:  # ~somebody, or what no file system knows or shows
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(key, f"{str(value)[:100]!r} cannot be looked at ({reason})", "a path") from error
+    return path
 
 
 def targets_of(value: Any, key: str) -> tuple[str, ...]:

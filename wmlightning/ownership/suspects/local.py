@@ -81,12 +81,8 @@ def model_file(path: Any, key: str = "suspect.path") -> Path:
         UserError: naming ``key``, if it is not.
     """
     file = path_of(path, key)
-    try:
-        there = file.is_file()
-    except OSError:  # a name that no file can have
-        there = False
-    if not there:
-        raise UserError(key, f"there is no file {str(file)[:200]}", "a model's file")
+    if not file.is_file():
+        raise UserError(key, f"there is no file {file}", "a model's file")
     return file
 
 

@@ -56,8 +56,9 @@ class Oip(RemoteSuspect):
             raise UserError("suspect.answers", f"{answers!r} is unknown", "scores or labels")
         self.model = _word(model, "suspect.model")
         self.version = None if version is None else _word(version, "suspect.version")
-        if {self.model, self.version} & {".", ".."}:
-            raise UserError("suspect.model", f"{model!r} would be another address", "the model's name")
+        for key, name in (("model", self.model), ("version", self.version)):
+            if name in (".", ".."):
+                raise UserError(f"suspect.{key}", f"{name!r} would be another address", f"the {key}'s name")
         self.input = None if input is None else _word(input, "suspect.input")
         self.output = None if output is None else _word(output, "suspect.output")
         self.datatype, self.answers = datatype, answers
