@@ -145,6 +145,34 @@ def switch(value: Any, key: str) -> bool:
     return value
 
 
+def path_of(value: Any, key: str) -> Path:
+    """Checks that a value names a file or folder, and gives it with ``~`` resolved.
+
+    Raises:
+        UserError: naming ``key``.
+    """
+    if not isinstance(value, (str, Path)):
+        raise UserError(key, f"{value!r} names no file or folder", "a path, in quotes if it is a number")
+    try:
+        path = Path(value).expanduser()
+        path.exists()
+    except (RuntimeError, OSError, ValueError) as error:  # ~somebody, or what no file system knows or shows
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(key, f"{str(value)[:100]!r} cannot be looked at ({reason})", "a path") from error
+    return path
+
+
+def targets_of(value: Any, key: str) -> tuple[str, ...]:
+    """Checks a list of dotted names.
+
+    Raises:
+        UserError: naming ``key``.
+    """
+    if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
+        raise UserError(key, f"{value!r} is no list of names", "a list: [module.Name], or []")
+    return tuple(value)
+
+
 def per_channel(values: Any, key: str, channels: int) -> list[float]:
     """Checks a list of a number for each channel, or of one for all of them, and gives one for each.
 

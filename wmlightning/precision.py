@@ -15,6 +15,8 @@ def device_type(accelerator: str) -> str:
     Raises:
         UserError: if it is not there.
     """
+    if not isinstance(accelerator, str):
+        raise UserError("trainer.accelerator", f"{accelerator!r} is unknown", "auto, cpu, gpu, cuda or mps")
     if accelerator in ("auto", "gpu"):
         if torch.cuda.is_available():
             return "cuda"

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from wmlightning.config import check_targets, from_elsewhere, make, placed
+from wmlightning.config import check_targets, from_elsewhere, make, path_of, placed, targets_of
 from wmlightning.errors import UserError
 from wmlightning.job import Job, Start, network_of, prepare
 from wmlightning.ownership.key import read_key
@@ -256,8 +256,9 @@ def load_run(
     Raises:
         UserError: if there is no finished run, or its card asks for code that is neither ours nor trusted.
     """
-    folder = Path(path).expanduser().absolute()
-    card = read_run(folder, "path", trust)
+    folder = path_of(path, "path").absolute()
+    owner = None if key is None else path_of(key, "key")
+    card = read_run(folder, "path", targets_of(trust, "trust"))
     place = str(data_dir if data_dir is not None else os.environ.get("WML_DATA_DIR") or "./data")
     config = card["config"]
     settings = {
@@ -273,4 +274,4 @@ def load_run(
         "tags": [],
     }
     with from_elsewhere("path"):
-        return Run(folder, card, OmegaConf.create(settings), Path(key) if key is not None else None)
+        return Run(folder, card, OmegaConf.create(settings), owner)

@@ -230,6 +230,38 @@ def test_bad_onnx(tmp_path: Path) -> None:
         opened(Onnx(str(file), output="other"))
 
 
+def test_onnx_answers_are_found_again(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    written_onnx(tmp_path / "a.onnx")
+    found = []
+    for _ in range(2):
+        suspect = Onnx(str(tmp_path / "a.onnx"), threads=1)
+        with Recorded(suspect, tmp_path / "transcript.jsonl", None, SHAPE, K) as asked:
+            found.append(asked.ask(random_images(5, SHAPE)))
+            assert asked.queries == 5
+    assert found[0] == found[1]
+
+
+def test_onnx_with_other_weights_beside_it_is_another_suspect(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    file = tmp_path / "a.onnx"
+    weights = written_onnx(file)
+    plain = Onnx(str(file)).identity()
+    name = "weights of mine/" + "x" * 150 + ".data"  # its length takes two bytes
+    (tmp_path / name).parent.mkdir()
+    onnx.save_model(onnx.load(file), str(file), save_as_external_data=True, location=name, size_threshold=0)
+    assert (tmp_path / name).stat().st_size == weights.nbytes
+    one = Onnx(str(file)).identity()
+    assert list(one["beside"]) == [name]
+    images = random_images(20, SHAPE)
+    assert labels(Onnx(str(file), threads=1), images) == (images.reshape(20, -1).numpy() @ weights).argmax(1).tolist()
+    (tmp_path / name).write_bytes((-weights).tobytes())
+    other = Onnx(str(file)).identity()
+    assert one["sha256"] == other["sha256"] != plain["sha256"]
+    assert one != other
+
+
 def test_onnx_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.onnx").touch()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -284,6 +316,19 @@ def test_function(module: str, function: str) -> None:
     assert labels(Function(f"{module}:{function}", 8), images) == (images[:, 0, 0, 0] % 5).tolist()
 
 
+def test_edited_function_is_another_suspect(module: str, tmp_path: Path) -> None:
+    """Also before it is imported; that costs the import of packages around it alone."""
+    one = Function(f"{module}:labels").identity()
+    assert module not in sys.modules
+    imported = opened(Function(f"{module}:labels"))
+    assert imported.identity() == one
+    (tmp_path / f"{module}.py").write_text(MODULE.replace("% 5", "% 4"))
+    assert imported.identity() != one
+    assert Function("math:sqrt").identity() == Function("math:sqrt").identity(), "compiled into Python, or a library"
+    with pytest.raises(UserError, match=r"suspect\.function: cannot import"):
+        Function("nowhere_at_all.mine:f").identity()
+
+
 def test_function_that_fails_later(module: str) -> None:
     images = random_images(12, SHAPE)
     with Recorded(Function(f"{module}:moody", 2), shape=SHAPE, n_classes=K) as asked:
@@ -302,11 +347,41 @@ def test_function_that_fails_later(module: str) -> None:
         ("{}:number", "cannot be called"),
         ("", "cannot import"),
         (":f", "cannot import"),
+        ("./my.py:f", "cannot import"),
+        ("/tmp/my.py:f", "cannot import"),
+        (".my:f", "cannot import"),
+        ("{}.deeper:f", "cannot import"),
     ],
 )
 def test_bad_functions(module: str, function: str, words: str) -> None:
     with pytest.raises(UserError, match=r"suspect\.function.*" + words):
         opened(Function(function.format(module)))
+
+
+def test_images_that_a_model_here_does_not_take_are_not_spent(tmp_path: Path) -> None:
+    path = str(scripted(network(), tmp_path / "a.pt"))
+    with Recorded(TorchScript(path), tmp_path / "t.jsonl", None, (3, 9, 9), K) as asked:
+        with pytest.raises(UserError, match="does not take 3x9x9 images"):
+            asked.ask(random_images(3, (3, 9, 9)))
+        assert (asked.queries, asked.shown, asked.contacted) == (0, set(), False)
+
+
+def test_images_that_a_function_got_may_be_anywhere(module: str) -> None:
+    with Recorded(Function(f"{module}:broken", 2), shape=SHAPE, n_classes=K) as asked:
+        with pytest.raises(UserError, match="never"):
+            asked.ask(random_images(3, SHAPE))
+        assert asked.queries == 2
+
+
+@pytest.mark.parametrize("content", ["x = (", "raise RuntimeError('no')", "import nowhere_at_all"])
+def test_function_that_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    name = f"a_broken_model_{abs(hash(str(tmp_path)))}"
+    (tmp_path / f"{name}.py").write_text(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(UserError, match=r"suspect\.function: cannot import") as caught:
+        opened(Function(f"{name}:f"))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("function", "words"), [("broken", "RuntimeError: never"), ("silent", "gives object")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -159,6 +160,54 @@ def test_metadata_is_asked_for_again() -> None:
 def test_bad_options(options: dict[str, Any]) -> None:
     with serving(oip_service()) as service, pytest.raises(UserError, match=rf"suspect\.{next(iter(options))}"):
         oip(service.url, **options).open(SHAPE, K)
+
+
+@pytest.mark.parametrize("name", ["a?b", "a/b", "a b", "ü#%", "a%2Fb"])
+def test_names_that_mean_something_else_in_an_address(name: str) -> None:
+    quoted = quote(name, safe="")
+    with serving(oip_service()) as service:
+        url = service.url.removesuffix("/predict") + "/x%3Fy/v2/?a=%2Fb&c"
+        suspect = Oip(url, name, version=name, http=quick())
+        suspect.open(SHAPE, K)
+        assert [answer.label for answer in suspect.ask(images(3))] == labels(3)
+    path = f"/x%3Fy/v2/models/{quoted}/versions/{quoted}"
+    assert [call.path for call in service.calls] == [f"{path}?a=%2Fb&c", f"{path}/infer?a=%2Fb&c"]
+
+
+def test_an_explicit_answer_wins() -> None:
+    """Labels that are called floats, and scores that are called whole numbers."""
+
+    def floats(call: Call) -> Reply:
+        rows = [[float(pixel % K)] for pixel in call.pixels]
+        return Reply(oip_answer(rows, shape=[len(rows), 1]))
+
+    metadata = described(output={"shape": [-1, 1]})
+    with serving(oip_service(metadata, floats)) as service:
+        for options in ({"answers": "labels", "output": "out"}, {"answers": "labels"}):
+            suspect = oip(service.url, **options)
+            suspect.open(SHAPE, K)
+            assert [answer.label for answer in suspect.ask(images(10))] == labels(10)
+        with pytest.raises(UserError, match="no scores and no labels"):
+            oip(service.url).open(SHAPE, K)
+    whole = described(output={"datatype": "INT64"})
+    assert opened(whole, answers="scores")[0].answers == "scores"
+    for metadata, kind in ((METADATA, "labels"), (described(output={"shape": [-1]}), "scores")):
+        with pytest.raises(UserError, match=f"gives no {kind}") as caught:  # not by its shape
+            opened(metadata, answers=kind)
+        assert caught.value.key == "suspect.output"
+
+
+def test_opened_again_it_is_looked_up_again() -> None:
+    other = described(input={"name": "other", "datatype": "FP32", "shape": [1, *SHAPE]}, output={"name": "y"})
+    told = iter([other, METADATA])
+    with serving(lambda call: Reply(next(told))) as service:
+        suspect = oip(service.url)
+        before = suspect.identity()
+        suspect.open(SHAPE, K)
+        assert (suspect.input, suspect.output, suspect.batch_size) == ("other", "y", 1)
+        suspect.open(SHAPE, K)
+    assert (suspect.input, suspect.datatype, suspect.output, suspect.batch_size) == ("in", "UINT8", "out", 16)
+    assert suspect.identity() == before
 
 
 NAN = [math.nan] * K

@@ -268,7 +268,7 @@ def test_where_answers_come_out() -> None:
     assert {answer.missing for answer in api.decode(content, 2)} == {"wrong count"}
     assert {answer.missing for answer in api.decode({"p": 3}, 2)} == {"malformed"}
     assert {answer.missing for answer in api.decode([], 2)} == {"malformed"}
-    api = mapping({"path": "x"}, {"path": "0.name", "kind": "label_name"}, names=["cat", "dog"])
+    api = mapping({"path": "x"}, {"path": "0.name", "kind": "label_name"}, names=["cat", "dog", *"abcdefgh"])
     assert api.decode([{"name": "dog"}], 1)[0].label == 1
     assert api.decode([{"name": "cow"}], 1)[0].missing == "unknown name"
     api = mapping({"path": "x"}, {"path": "", "kind": "top_k", "label": "n", "score": "s"}, names={"cat": 4})
@@ -288,6 +288,12 @@ def test_where_answers_come_out() -> None:
         ({"answer": {"kind": "guess"}}, "suspect.answer.kind"),
         ({"answer": {"kind": "label_name"}}, "suspect.names"),
         ({"names": {"cat": "zero"}}, "suspect.names"),
+        ({"names": "cat"}, "suspect.names"),
+        ({"names": ["cat", "cat"]}, "suspect.names"),
+        ({"names": {"7": 1, 7: 2}}, "suspect.names"),
+        ({"names": ["cat", None]}, "suspect.names"),
+        ({"names": ["cat", True]}, "suspect.names"),
+        ({"names": []}, "suspect.names"),
         ({"method": "GET"}, "suspect.method"),
         ({"batch_size": 2}, "suspect.batch_size"),
         ({"batch_size": 0}, "suspect.batch_size"),
@@ -297,6 +303,26 @@ def test_bad_mappings(options: dict[str, Any], key: str) -> None:
     with pytest.raises(UserError) as caught:
         JsonApi(**{"url": "http://x/", "image": {"path": "x"}, "answer": {}, **options})
     assert caught.value.key == key
+
+
+@pytest.mark.parametrize("names", [["cat"], [*"abcdefghijk"], {"cat": K}])
+def test_names_must_fit_the_task(names: Any) -> None:
+    with pytest.raises(UserError, match="the key's task has 10 classes") as caught:
+        mapping({"path": "x"}, {"kind": "label_name"}, names=names)
+    assert caught.value.key == "suspect.names"
+
+
+def test_whole_numbers_are_places_in_lists() -> None:
+    assert mapping({"path": "x"}, {"path": 1}).decode([3, 4], 1)[0].label == 4
+    assert mapping({"path": "x"}, {"path": 0}).decode([3, 4], 1)[0].label == 3
+    api = mapping({"path": "x", "kind": "flat", "many": True}, {"path": "p", "item": 0})
+    assert api.decode({"p": [[3, 4]]}, 1)[0].label == 3
+    api = mapping({"path": "x"}, {"path": "", "kind": "top_k", "label": 0, "score": 1})
+    assert api.decode([[5, 0.1], [6, 0.9]], 1)[0].label == 6
+    api = mapping({"path": 0, "kind": "flat", "many": True, "item": 5}, pixels=Pixels("byte"))
+    sent = json.loads(api.encode(pictures(1)))
+    assert list(sent) == ["0"]
+    assert list(sent["0"][0]) == ["5"]
 
 
 def test_another_mapping_is_another_suspect() -> None:

@@ -38,10 +38,28 @@ def composed(*overrides: str) -> DictConfig:
         ("max_batch=0", "max_batch"),
         ("max_body_mb=-1", "max_body_mb"),
         ("device=abacus", "device"),
+        ("device=[cpu]", "device"),
+        ("name=a/b", "name"),
+        ("name='..'", "name"),
+        ("name='a\tb'", "name"),
+        ("name=5", "name"),
+        ("run=5", "run"),
+        ("run=null", "run"),
+        ("run=[a]", "run"),
+        ("run='~nobody_at_all/x'", "run"),
+        ("trust=null", "trust"),
+        ("trust=mine.Net", "trust"),
+        ("trust=[5]", "trust"),
+        ("max_body_mb=inf", "max_body_mb"),
+        ("max_body_mb=nan", "max_body_mb"),
+        ("max_batch=2.5", "max_batch"),
+        ("port=null", "port"),
+        ("host=[a]", "host"),
     ],
 )
-def test_mistakes(stored: Run, override: str, key: str) -> None:
+def test_mistakes(stored: Run, override: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("fastapi", reason="the extra serve is not installed")
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: pytest.fail("it serves"))
     with pytest.raises(UserError) as caught:
         run(composed(f"run={stored.folder}", override))
     assert caught.value.key == key

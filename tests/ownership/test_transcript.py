@@ -37,7 +37,7 @@ from tests.ownership.services import (
 )
 from wmlightning.errors import UserError
 from wmlightning.ownership.suspects.base import Answer, Suspect, Unreachable
-from wmlightning.ownership.transcript import Recorded, image_digest
+from wmlightning.ownership.transcript import Recorded, image_digest, planned
 
 
 class Honest(Suspect):
@@ -359,6 +359,114 @@ def test_transcript_of_another_suspect(path: Path) -> None:
         recorded(Honest("two"), path).__enter__()
     assert caught.value.key == "transcript"
     assert path.read_bytes() == before
+
+
+def asked_with(url: str, path: Path, body: dict[str, Any] | None = None, **headers: str) -> Recorded:
+    return recorded(api(url, quick(headers=headers), body=body), path)
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "headers"),
+    [
+        ("?model=innocent", None, {}),
+        ("?model=stolen&model=innocent", None, {}),
+        ("", None, {}),
+        ("?model=stolen", {"model": "innocent"}, {}),
+        ("?model=stolen", None, {"X-Model": "innocent"}),
+    ],
+)
+def test_another_model_at_the_same_address(
+    path: Path, query: str, body: dict[str, Any] | None, headers: dict[str, str]
+) -> None:
+    with serving() as service:
+        with asked_with(service.url + "?model=stolen", path) as asked:
+            asked.ask(images(3))
+        with pytest.raises(UserError, match="asked with another query, header or body") as caught:
+            asked_with(service.url + query, path, body, **headers).__enter__()
+        assert caught.value.key == "transcript"
+        assert service.n_images == 3
+
+
+@pytest.mark.parametrize("name", ["Authorization", "proxy-authorization", "X-API-Key", "Cookie"])
+def test_another_token_is_the_same_suspect(path: Path, name: str) -> None:
+    with serving() as service:
+        for token in ("one", "two"):
+            with asked_with(service.url, path, **{name: token}) as asked:
+                assert [answer.label for answer in asked.ask(images(3))] == labels(3)
+        with asked_with(service.url.replace("localhost", "me:word@localhost"), path) as asked:
+            asked.ask(images(3))
+        assert service.n_images == 3
+
+
+def test_what_may_be_secret_cannot_be_looked_up(path: Path) -> None:
+    """Salted: the same in two transcripts is not the same."""
+    for file in (path, path.with_name("other.jsonl")):
+        with serving() as service, asked_with(service.url + "?k=1234", file, {"pin": "5678"}, Other="9012"):
+            pass
+    one, two = (lines(file)[0]["private"] for file in (path, path.with_name("other.jsonl")))
+    assert one != two
+    assert set(one) == {"salt", "scrypt"}
+    identity = api("http://x/?k=1234", quick(headers={"Other": "9012"}), body={"pin": "5678"}).identity()
+    assert identity == api("http://x/").identity(), "nor does anything else in it depend on that"
+
+
+@pytest.mark.parametrize("private", ["{}", "3", '"x"', '{"salt": "xx", "scrypt": ""}', '{"salt": 3}'])
+def test_altered_header(path: Path, private: str) -> None:
+    with serving() as service, asked_with(service.url + "?k=1", path) as asked:
+        asked.ask(images(3))
+    header, rest = path.read_text().split("\n", 1)
+    start, end = header.index('"private": ') + 11, header.index(', "time"')
+    path.write_text(header[:start] + private + header[end:] + "\n" + rest)
+    with pytest.raises(UserError, match="transcript"):
+        asked_with(service.url + "?k=1", path).__enter__()
+
+
+def test_it_tells_when_answers_came_and_whether_they_are_of_today(path: Path) -> None:
+    with recorded(Honest(), path) as asked:
+        assert (asked.answered_from, asked.answered_until, asked.contacted) == (None, None, False)
+        asked.ask(images(3))
+        assert asked.contacted
+        first = asked.answered_from
+    with recorded(Honest(), path) as asked:
+        asked.ask(images(3))
+        assert (asked.answered_from, asked.contacted) == (first, False)
+        time.sleep(0.005)
+        asked.ask(images(9))
+        assert asked.contacted
+        assert first is not None
+        assert asked.answered_from == first
+        assert asked.answered_until is not None
+        assert first < asked.answered_until
+    times = [line["time"] for line in lines(path) if "images" in line]
+    assert (first, asked.answered_until) == (times[0], times[-1])
+
+
+def test_plan_is_not_begun_by_what_nobody_saw(path: Path) -> None:
+    with serving() as service, recorded(api(service.url), path) as asked:
+        asked.agree({"a": 1})
+    assert planned(path) is None
+    with recorded(api(service.url, quick(patience=1)), path) as asked, pytest.raises(UserError, match="no connection"):
+        asked.ask(images(3))
+    assert any("unsent" in line for line in lines(path))
+    assert planned(path) is None
+    with path.open("a") as file:
+        file.write('{"sent": ["a"]}\n{"sent": 3}\n3\n{')
+    assert planned(path) == {"a": 1}
+
+
+def test_what_cannot_be_sent_is_not_counted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(images: Tensor) -> bytes:
+        raise ValueError("not this one")
+
+    with serving() as service:
+        suspect = api(service.url)
+        monkeypatch.setattr(suspect, "encode", broken)
+        with recorded(suspect, path) as asked:
+            with pytest.raises(ValueError, match="not this one"):
+                asked.ask(images(3))
+            assert (asked.queries, asked.shown) == (0, set())
+    assert not any("sent" in line for line in lines(path))
+    assert service.calls == []
 
 
 def test_file_that_is_no_transcript(path: Path) -> None:

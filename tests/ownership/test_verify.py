@@ -149,6 +149,9 @@ def test_shown_triggers_are_spent_for_others_and_not_asked_twice(owners: Path) -
     first = verified(owners, "marks", "marks", "sequential=false")
     again = verified(owners, "marks", "marks", "sequential=false")
     assert (again.p_value, again.matches) == (first.p_value, first.matches)
+    earlier = "All answers are of an earlier call, "
+    assert not any(note.startswith(earlier) for note in first.notes)
+    assert any(note.startswith(earlier) and "not contacted now" in note for note in again.notes)
     lines = [json.loads(line) for line in (owners / "out" / "marks" / "transcript.jsonl").read_text().splitlines()]
     assert sum(len(line.get("sent", ())) for line in lines) == 40, "the second time, the transcript answers"
     verified(owners, "marks", "innocent")

@@ -47,7 +47,7 @@ def verdict_of(claim: Claim, found: Finding, adjusted: float) -> Verdict:
         p_adjusted=adjusted if claim.several else None,
         null_models=_beside(found.null_models, len(claim.innocents)),
         stamped=str(age.stamp) if age.stamp else None,
-        notes=[_SHOWN, *age.doubts] if found.asked.queries else age.doubts,
+        notes=[*([_SHOWN] if found.asked.queries else []), *_earlier(found), *age.doubts],
         sample=trigger_sample(share.question.triggers, found.asked) if claim.show and share else [],
         about=_about(claim.key.config),
     )
@@ -84,6 +84,15 @@ def _stopped(claim: Claim, found: Finding) -> str:
         return "all that was planned"
     reached = found.result.p_value <= claim.terms.alpha
     return "the level was reached" if reached else "no further query could have decided"
+
+
+def _earlier(found: Finding) -> list[str]:
+    """Whoever is at that address today may be somebody else."""
+    first, last = found.asked.answered_from, found.asked.answered_until
+    if not found.answered or found.asked.contacted or first is None:
+        return []
+    when = f"between {first} and {last}" if first != last else f"at {first}"
+    return [f"All answers are of an earlier call, {when}: the suspect was not contacted now."]
 
 
 def _beside(result: TestResult | None, n: int) -> str | None:

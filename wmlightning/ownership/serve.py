@@ -8,7 +8,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from wmlightning.config import CONF, plain, setting
+from wmlightning.config import CONF, path_of, plain, setting, targets_of
 from wmlightning.errors import UserError
 
 
@@ -30,10 +30,14 @@ def run(cfg: DictConfig) -> None:
     options: dict[str, Any] = plain(cfg)
     setting(options["port"], "port", int, 0, 65535)
     setting(options["max_batch"], "max_batch", int, 1)
-    setting(options["max_body_mb"], "max_body_mb", float, 0.001)
+    setting(options["max_body_mb"], "max_body_mb", float, 0.001, 2**20)
     for name in ("name", "host"):
         if not isinstance(options[name], str) or not options[name]:
             raise UserError(name, f"{options[name]!r} is no name", "a word")
+    if "/" in options["name"] or options["name"] in (".", "..") or not options["name"].isprintable():
+        raise UserError("name", f"{options['name']!r} is no part of an address", "a word without /")
+    path_of(options["run"], "run")
+    trust = targets_of(options["trust"], "trust")
     try:
         from wmlightning.ownership.server import ServedModel, create_app, run_server
     except ImportError as error:
@@ -43,7 +47,7 @@ def run(cfg: DictConfig) -> None:
     from wmlightning.store import load_run  # late: --help need not wait for torch
 
     try:
-        found = load_run(options["run"], trust=options["trust"])
+        found = load_run(options["run"], trust=trust)
     except UserError as error:
         raise UserError("run", *map(str, error.args[1:])) from error
     model = ServedModel(found, options["name"], options["device"])

@@ -248,8 +248,8 @@ def listen(host: str, port: int) -> socket.socket:
         except BaseException:
             listening.close()
             raise
-    except OSError as error:
-        wrong = f"cannot listen at {_bracketed(host)}:{port} ({error.strerror})"
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name of a machine
+        wrong = f"cannot listen at {_bracketed(host)[:100]}:{port} ({getattr(error, 'strerror', error)})"
         raise UserError("port", wrong, "another port, or another host") from error
     return listening
 

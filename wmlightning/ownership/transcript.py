@@ -1,6 +1,7 @@
-"""What a suspect was asked and what it answered: written down as it happens, so that nothing is asked twice.
+"""What a suspect was asked and what it answered: written down as it happens, so that no answer is asked for twice.
 
-A transcript is a file of JSON lines. The first names the suspect; before the first query another says what is planned.
+A transcript is a file of JSON lines. The first names the suspect, and holds a salted hash of what else tells it from
+others and may be secret; before the first query another says what is planned.
 Before images leave, a line says which, by the hash of their bytes, for the images are secret; when they are answered,
 another says what came back, together for those that came together in the same way. Every image that leaves counts
 against the budget, whether it is answered, lost or sent again. A kill loses no line; the last may tear.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import threading
 import time
 from collections import Counter
@@ -31,7 +33,7 @@ from wmlightning.ownership.suspects.base import NOT_ASKED, Answer, Batch, Shape,
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-SCHEMA = 3
+SCHEMA = 4
 #: What a power cut may lose. Each batch costs a few milliseconds to bring to the disk, which a fast local model feels.
 SYNC_SECONDS = 1.0
 
@@ -63,19 +65,22 @@ class Transcript:
     Args:
         path: made if it is not there, for its owner's eyes only.
         identity: of the suspect.
+        private: what else tells it from others, and may hold secrets.
 
     Attributes:
         answers: by the image's hash.
         sent: how often each image left.
         plan: what was settled before the first query, if it was noted.
         done: whether all that the plan asks for was asked.
+        span: when its first and its last answer came.
 
     Raises:
         UserError: if the file belongs to another suspect, was altered, or is being written by another process.
     """
 
-    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, path: Path, identity: dict[str, Any], private: dict[str, Any] | None = None) -> None:
         self.path = path
+        self.span: tuple[str, str] | None = None
         self.answers: dict[str, Answer] = {}
         self.sent: Counter[str] = Counter()
         self.plan: dict[str, Any] | None = None
@@ -94,19 +99,19 @@ class Transcript:
             raise UserError("transcript", f"{path}: {error.strerror}", "a file that you may write to") from error
         try:
             path.chmod(0o600)
-            self._read(identity)
+            self._read(identity, private)
         except BaseException:
             self.close()
             raise
 
-    def _read(self, identity: dict[str, Any]) -> None:
+    def _read(self, identity: dict[str, Any], private: dict[str, Any] | None) -> None:
         content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         lines = whole.splitlines()
         for number, line in enumerate(lines):
             try:
                 entry = json.loads(line)
-                self._header(entry, identity) if number == 0 else self._note(entry)
+                self._header(entry, identity, private) if number == 0 else self._note(entry)
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 if number == len(lines) - 1:  # a power cut may leave a last line of nothing
                     whole = whole[: len(whole) - len(line) - 1]
@@ -115,9 +120,9 @@ class Transcript:
         if len(whole) < len(content):
             os.ftruncate(self._file, len(whole))
         if not whole:
-            self.write([{"schema": SCHEMA, "suspect": identity, "time": _now()}])
+            self.write([{"schema": SCHEMA, "suspect": identity, "private": _sealed(private), "time": _now()}])
 
-    def _header(self, entry: dict[str, Any], identity: dict[str, Any]) -> None:
+    def _header(self, entry: dict[str, Any], identity: dict[str, Any], private: dict[str, Any] | None) -> None:
         found = entry["suspect"]
         if entry["schema"] != SCHEMA:
             wrong = f"{self.path} has schema {entry['schema']}, this version writes {SCHEMA}"
@@ -126,6 +131,10 @@ class Transcript:
             name = str(found["name"])[:100]
             other = "another state of it" if name == identity.get("name") else name
             raise UserError("transcript", f"{self.path} belongs to {other}", "another file, or that suspect")
+        sealed = entry["private"]
+        if sealed != _sealed(private, sealed and bytes.fromhex(sealed["salt"])):
+            other = f"{str(found['name'])[:100]}, asked with another query, header or body"
+            raise UserError("transcript", f"{self.path} belongs to {other}", "another file, or as it was asked before")
 
     def _note(self, entry: dict[str, Any]) -> None:
         if "sent" in entry:
@@ -143,6 +152,7 @@ class Transcript:
                 raise ValueError("neither answers nor missing ones")
             for image, label in zip(images, labels, strict=True):
                 self.answers[image] = Answer(label, why, entry["status"], entry["attempt"])
+            self.span = (self.span or (str(entry["time"]),))[0], str(entry["time"])
 
     def write(self, entries: Sequence[dict[str, Any]]) -> None:
         """Appends lines with one write: from then on a kill cannot lose them, and soon a power cut cannot either."""
@@ -162,15 +172,16 @@ class Transcript:
 
 def planned(path: Path) -> dict[str, Any] | None:
     """The plan of a transcript that is not open, if images left under it; a damaged one tells when it is opened."""
-    plan, begun = None, False
+    plan, sent = None, Counter[str]()
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
             entry = json.loads(line)
-        except (ValueError, RecursionError):
+            plan = entry.get("plan", plan)
+            sent.update(map(str, entry.get("sent", ())))
+            sent.subtract(map(str, entry.get("unsent", ())))
+        except (ValueError, TypeError, AttributeError, RecursionError):
             continue
-        if isinstance(entry, dict):
-            plan, begun = entry.get("plan", plan), begun or "sent" in entry
-    return plan if begun and isinstance(plan, dict) else None
+    return plan if isinstance(plan, dict) and any(times > 0 for times in sent.values()) else None
 
 
 class Recorded:
@@ -202,6 +213,8 @@ class Recorded:
         self._met = False
         self._sent: Counter[str] = Counter()
         self._answers: dict[str, Answer] = {}
+        self._span: tuple[str, str] | None = None
+        self._before = 0
         self._open: WeakSet[Generator[Batch, None, None]] = WeakSet()
         self._guard = threading.Lock()  # images leave from one thread and answers are written by another
 
@@ -215,8 +228,9 @@ class Recorded:
         if self.path is None or not self.path.exists():
             self._meet()
         if self.path is not None:
-            self._file = Transcript(self.path, self.suspect.identity())
-            self._sent, self._answers = self._file.sent, self._file.answers
+            self._file = Transcript(self.path, self.suspect.identity(), self.suspect.private())
+            self._sent, self._answers, self._span = self._file.sent, self._file.answers, self._file.span
+        self._before = self.queries
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -241,6 +255,21 @@ class Recorded:
     def queries(self) -> int:
         """Images that left so far, retries and earlier runs included."""
         return self._sent.total()
+
+    @property
+    def contacted(self) -> bool:
+        """Whether images left since this was opened: if not, all that it answers was said earlier."""
+        return self.queries > self._before
+
+    @property
+    def answered_from(self) -> str | None:
+        """When its first answer came, in UTC."""
+        return self._span[0] if self._span else None
+
+    @property
+    def answered_until(self) -> str | None:
+        """When its last answer came, in UTC."""
+        return self._span[1] if self._span else None
 
     @property
     def shown(self) -> set[str]:
@@ -285,8 +314,8 @@ class Recorded:
         """Asks about uint8 images ``(n, c, h, w)`` and gives their answers in their order, one after the other.
 
         The order does not depend on the suspect, so that a test may stop at any answer; then close the iterator.
-        Images that were asked about before are not sent again, nor is one that stands twice in ``images``. Where the
-        budget ends, answers are ``NOT_ASKED``.
+        Images that were answered before are not sent again, nor is one that stands twice in ``images``; one whose
+        answer was lost is. Where the budget ends, answers are ``NOT_ASKED``.
 
         Raises:
             Unreachable: if the suspect stopped answering. All answers that came are kept.
@@ -329,6 +358,7 @@ class Recorded:
         alike: dict[Any, Batch] = {}
         for i, answer in batch:
             alike.setdefault((answer.missing, answer.status, answer.attempt), []).append((i, answer))
+        now = _now()
         entries = [
             {
                 "images": [digests[i] for i, _ in part],
@@ -337,7 +367,7 @@ class Recorded:
                 "status": status,
                 "attempt": attempt,
                 "shape": shape,
-                "time": _now(),
+                "time": now,
             }
             for (missing, status, attempt), part in alike.items()
         ]
@@ -345,6 +375,8 @@ class Recorded:
             if self._file is not None:
                 self._file.write(entries)
             self._answers.update((digests[i], answer) for i, answer in batch)
+            if batch:
+                self._span = self.answered_from or now, now
 
     def spend(self, digests: Sequence[str], attempt: int) -> int:
         """Counts images that are about to leave, and says how many of them may."""
@@ -375,6 +407,15 @@ class _Ledger:
 
     def give_back(self, which: Sequence[int]) -> None:
         self._recorded.refund([self._digests[i] for i in which])
+
+
+def _sealed(private: dict[str, Any] | None, salt: bytes | None = None) -> dict[str, str] | None:
+    """Recognises what is secret without telling it; guesses cost a twentieth of a second each."""
+    if not private:
+        return None
+    salt = salt or secrets.token_bytes(16)
+    text = json.dumps(private, sort_keys=True).encode()
+    return {"salt": salt.hex(), "scrypt": hashlib.scrypt(text, salt=salt, n=2**14, r=8, p=1).hex()}
 
 
 def _now() -> str:

@@ -42,7 +42,7 @@ def check_suspect(
         node = compose(f"suspect={name}", *overrides, name="verify").suspect
         suspect, again = make(node, "suspect"), make(node, "suspect")
         claim(isinstance(suspect, Suspect), f"suspect._target_ makes a {type(suspect).__name__}, no Suspect")
-        same = suspect.identity() == again.identity()
+        same = suspect.identity() == again.identity() and suspect.private() == again.private()
         claim(same, f"{name}: the same config is another identity() when made again: its transcript would be refused")
         check_answers(suspect, shape, n_classes)
 
@@ -58,7 +58,11 @@ def check_answers(suspect: Suspect, shape: Shape, n_classes: int) -> None:
     claim(isinstance(name, str) and name.strip(), "a suspect needs a name")
     claim(isinstance(identity, dict) and identity.get("name"), f"{name}: identity() has no name")
     claim(plain(identity), f"{name}: identity() does not survive JSON")
+    private = suspect.private()
+    claim(isinstance(private, dict) and plain(private), f"{name}: private() does not survive JSON")
     suspect.open(shape, n_classes)
+    same = suspect.identity() == identity and suspect.private() == private
+    claim(same, f"{name}: open() changes identity() or private(): its own transcript would be refused")
     claim(suspect.shape == shape and suspect.n_classes == n_classes, f"{name}: open() is not to be overridden")
     images = torch.randint(0, 256, (_N, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     given = images.clone()

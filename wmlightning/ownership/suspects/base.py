@@ -84,7 +84,7 @@ class Spend(Protocol):
         """Called right before images leave: those of them that may, the first ones."""
 
     def give_back(self, which: Sequence[int]) -> None:
-        """They did not leave after all: no connection was made."""
+        """Nobody saw them after all: there was no connection, or a model on this machine does not take such images."""
 
 
 class Unlimited:
@@ -107,8 +107,10 @@ class Suspect(ABC):
         shape: ``(c, h, w)`` of the images that it takes, where it tells.
         n_classes: number of its labels, where it tells.
         batch_size: images asked for at once.
+        local: whether images stay on this machine: those that it does not take at all were shown to nobody.
     """
 
+    local = False
     name: str
     shape: Shape | None = None
     n_classes: int | None = None
@@ -144,6 +146,13 @@ class Suspect(ABC):
         """
         return {"kind": type(self).__name__, "name": self.name}
 
+    def private(self) -> dict[str, Any]:
+        """What else tells it from other suspects, and may hold secrets; plain, or nothing.
+
+        It is written nowhere. A transcript keeps a salted hash, from which even a short secret is hard to guess.
+        """
+        return {}
+
     @abstractmethod
     def ask(self, images: Tensor) -> list[Answer]:
         """Asks for uint8 images ``(n, c, h, w)``: an answer for each, in their order."""
@@ -160,7 +169,13 @@ class Suspect(ABC):
             allowed = spend.take(which, 1)
             if allowed:
                 first, last = allowed[0], allowed[-1]  # all between them too: a view instead of a copy
-                yield list(zip(allowed, self.ask(images[first : last + 1]), strict=True))
+                try:
+                    answers = self.ask(images[first : last + 1])
+                except UserError:
+                    if self.local:
+                        spend.give_back(allowed)
+                    raise
+                yield list(zip(allowed, answers, strict=True))
             if len(allowed) < len(which):
                 return
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +14,7 @@ from wmlightning.config import find_code, setting
 from wmlightning.errors import UserError
 from wmlightning.ownership.suspects.base import Shape
 from wmlightning.ownership.suspects.local import LocalSuspect
+from wmlightning.store import file_digest
 
 
 class Function(LocalSuspect):
@@ -21,6 +25,8 @@ class Function(LocalSuspect):
             ``(n, c, h, w)`` and returns labels ``(n,)`` or scores ``(n, k)``.
         batch_size: images given to it at once.
     """
+
+    local = False  # it may ask a service in its turn
 
     def __init__(self, function: str, batch_size: int = 100) -> None:
         self.function = self.name = str(function)
@@ -36,14 +42,33 @@ class Function(LocalSuspect):
             self._call = import_module(module)
             for part in name.split("."):
                 self._call = getattr(self._call, part)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise UserError("suspect.function", f"cannot import {self.function!r} ({error})", "module:name") from error
+        except Exception as error:  # the user's code may raise anything while it is imported
+            raise self._not_there(error) from error
         if not callable(self._call):
             raise UserError("suspect.function", f"{self.function} cannot be called", "module:name of a function")
 
     def identity(self) -> dict[str, Any]:
-        """See :meth:`Suspect.identity`."""
-        return {"kind": "function", "name": self.function}
+        """See :meth:`Suspect.identity`. Code is known by its file; what that imports or reads is not looked at."""
+        file = self._file()
+        return {"kind": "function", "name": self.function, "sha256": file_digest(file) if file.is_file() else None}
+
+    def _file(self) -> Path:
+        """Of the module; no file for one that was typed in, or compiled into Python."""
+        module = self.function.partition(":")[0]
+        find_code()
+        if module in sys.modules:
+            return Path(getattr(sys.modules[module], "__file__", None) or "")
+        try:
+            spec = find_spec(module)
+            if spec is None:
+                raise ModuleNotFoundError(f"No module named {module!r}")
+        except Exception as error:  # packages around it are imported
+            raise self._not_there(error) from error
+        return Path(spec.origin or "")
+
+    def _not_there(self, error: Exception) -> UserError:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
+        return UserError("suspect.function", f"cannot import {self.function!r} ({reason})", "module:name")
 
     def compute(self, images: Tensor) -> Any:
         """Whatever it returns."""

@@ -25,6 +25,8 @@ from wmlightning.config import setting
 from wmlightning.errors import UserError
 from wmlightning.ownership.suspects.base import LOST, REDIRECTED, REFUSED, SERVER_ERROR, TIMEOUT, TOO_LARGE
 
+#: Seconds or MiB: a day, and more than memory holds.
+_MOST = 86_400
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 #: 400 and 422 are not among them: a service may refuse some images that way, and answer others.
@@ -69,25 +71,30 @@ class Http:
 
     def __post_init__(self) -> None:
         for name in ("timeout", "connect_timeout", "max_answer_mb"):
-            setting(getattr(self, name), f"suspect.http.{name}", float, 0.001)
+            setting(getattr(self, name), f"suspect.http.{name}", float, 0.001, _MOST)
         for name in ("backoff", "max_wait"):
-            setting(getattr(self, name), f"suspect.http.{name}", float, 0)
-        for name, low in (("retries", 0), ("concurrency", 1), ("patience", 1), ("seed", 0)):
-            setting(getattr(self, name), f"suspect.http.{name}", int, low)
+            setting(getattr(self, name), f"suspect.http.{name}", float, 0, _MOST)
+        for name, low in (("retries", 0), ("concurrency", 1), ("patience", 1)):
+            setting(getattr(self, name), f"suspect.http.{name}", int, low, 1000)
+        setting(self.seed, "suspect.http.seed", int, 0)
         if self.rate is not None:
             setting(self.rate, "suspect.http.rate", float, 1e-6)
         if not isinstance(self.verify, (bool, str)):
             raise UserError(
                 "suspect.http.verify", f"{self.verify!r} is neither", "true, false or a file of certificates"
             )
+        self._check_headers()
+
+    def _check_headers(self) -> None:
+        if not isinstance(self.headers, Mapping | None):  # it may be a token: not shown
+            raise UserError("suspect.http.headers", f"a {type(self.headers).__name__} is no mapping", "{NAME: VALUE}")
         for name, value in (self.headers or {}).items():
-            if (
-                not _HEADER_NAME.fullmatch(str(name))
-                or not isinstance(value, str)
-                or not _HEADER_VALUE.fullmatch(value)
-            ):
+            text = isinstance(name, str) and isinstance(value, str)
+            if not text or not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
                 wrong = f"the header {str(name)[:40]!r} or its value has characters that no header may have"
                 raise UserError("suspect.http.headers", wrong, "printable ASCII, in quotes")
+            if name.lower() in ("content-length", "transfer-encoding"):
+                raise UserError("suspect.http.headers", f"{name} follows from the body", "without it")
 
     def trusted(self) -> ssl.SSLContext | bool:
         """What httpx takes for ``verify``.

@@ -14,11 +14,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from wmlightning.config import switch
 from wmlightning.errors import UserError, listed
 from wmlightning.ownership.suspects.base import MALFORMED, WRONG_COUNT, Answer, Shape, missing, reading, size
 from wmlightning.ownership.suspects.http import Http
-from wmlightning.ownership.suspects.pixels import Pixels
-from wmlightning.ownership.suspects.reading import NOTHING, of_label, of_name, of_scores, of_top, reach
+from wmlightning.ownership.suspects.pixels import Pixels, pixels_of
+from wmlightning.ownership.suspects.reading import NOTHING, of_label, of_name, of_scores, of_top, reach, steps
 from wmlightning.ownership.suspects.remote import RemoteSuspect
 
 IMAGE_KINDS = ("png", "list", "flat")
@@ -46,8 +47,13 @@ class ImagePlace:
     def __post_init__(self) -> None:
         if self.kind not in IMAGE_KINDS:
             raise UserError("suspect.image.kind", f"{self.kind!r} is unknown", f"one of {listed(IMAGE_KINDS)}")
-        if not isinstance(self.path, str) or not self.path:
-            raise UserError("suspect.image.path", f"{self.path!r} leads nowhere", "a dotted path in the body")
+        for name in ("path", "item"):
+            object.__setattr__(self, name, steps(getattr(self, name), f"suspect.image.{name}"))
+        if not self.path:
+            raise UserError("suspect.image.path", "'' leads nowhere", "a dotted path in the body")
+        switch(self.many, "suspect.image.many")
+        if not isinstance(self.prefix, str):
+            raise UserError("suspect.image.prefix", f"{self.prefix!r} is no text", "text, in quotes")
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,8 @@ class AnswerPlace:
     def __post_init__(self) -> None:
         if self.kind not in ANSWER_KINDS:
             raise UserError("suspect.answer.kind", f"{self.kind!r} is unknown", f"one of {listed(ANSWER_KINDS)}")
+        for name in ("path", "item", "label", "score"):
+            object.__setattr__(self, name, steps(getattr(self, name), f"suspect.answer.{name}"))
 
 
 class JsonApi(RemoteSuspect):
@@ -109,18 +117,35 @@ class JsonApi(RemoteSuspect):
             raise UserError("suspect.method", f"{method!r} sends no body", "POST or PUT")
         if batch_size > 1 and not self.image.many:
             raise UserError("suspect.batch_size", f"{batch_size} images do not fit", "1, or image.many=true")
-        self.body = dict(body or {})
+        self.body = _body(body)
         self.names = _names(names)
+        self._in_order = not isinstance(names, Mapping)
         if self.answer.kind == "label_name" and self.names is None:
             raise UserError("suspect.names", "missing", "names of the classes, in the order of their labels")
-        self.pixels = pixels or Pixels()
+        self.pixels = pixels_of(pixels)
         self.channel.secrets += _strings(self.body)
         _put(copy.deepcopy(self.body), self.image.path, None)
 
     def identity(self) -> dict[str, Any]:
         """See :meth:`Suspect.identity`."""
-        how = reading(self.image, self.answer, self.names, self.pixels, self.body, self.method)
+        how = reading(self.image, self.answer, self.names, self.pixels, self.method)
         return {"kind": "json_api", "name": self.name, "reading": how}
+
+    def private(self) -> dict[str, Any]:
+        """See :meth:`Suspect.private`. The body may choose the model, and hold a token."""
+        return {**super().private(), **({"body": self.body} if self.body else {})}
+
+    def open(self, shape: Shape | None = None, n_classes: int | None = None) -> None:
+        """See :meth:`Suspect.open`. A name too many or too few shifts the labels of others."""
+        super().open(shape, n_classes)
+        if self.names is None or n_classes is None:
+            return
+        if self._in_order and len(self.names) != n_classes:
+            wrong = f"{len(self.names)} names, the key's task has {n_classes} classes"
+            raise UserError("suspect.names", wrong, "one for each of them, in their order")
+        if (largest := max(self.names.values())) >= n_classes:
+            wrong = f"the label {largest}, the key's task has {n_classes} classes"
+            raise UserError("suspect.names", wrong, f"labels from 0 to {n_classes - 1}")
 
     def connect(self, shape: Shape | None) -> None:
         """Checks that the images can be sent; the service itself is first spoken to with the first image."""
@@ -179,16 +204,37 @@ def _place(kind: Any, given: Mapping[str, Any], key: str) -> Any:
         return kind(**given)
     except TypeError:
         right = f"of {listed(kind.__dataclass_fields__)}"
-        raise UserError(key, f"{sorted(map(str, given))} is missing something, or has too much", right) from None
+        found = sorted(map(str, given)) if isinstance(given, Mapping) else repr(given)
+        raise UserError(key, f"{found} is missing something, or has too much", right) from None
+
+
+def _body(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What goes along, if it can be sent. It may hold a token, and is not shown."""
+    if not isinstance(given, Mapping | None):
+        raise UserError("suspect.body", f"a {type(given).__name__} is no mapping", "{NAME: VALUE}, or null")
+    body = dict(given or {})
+    try:
+        json.dumps(body, allow_nan=False)
+    except (TypeError, ValueError):
+        raise UserError("suspect.body", "it holds what JSON does not know", "text, finite numbers, lists") from None
+    return body
 
 
 def _names(given: Sequence[str] | Mapping[str, int] | None) -> dict[str, int] | None:
     if given is None:
         return None
-    pairs = given.items() if isinstance(given, Mapping) else [(name, i) for i, name in enumerate(given)]
+    right = "a list of names in the order of the key's labels, or {name: label}"
+    if not isinstance(given, (Mapping, list, tuple)) or not given:
+        raise UserError("suspect.names", f"{given!r} is no list of names", right)
+    pairs = list(given.items()) if isinstance(given, Mapping) else [(name, i) for i, name in enumerate(given)]
+    for name, label in pairs:
+        if type(name) not in (str, int):
+            raise UserError("suspect.names", f"{name!r} is no name", "words, in quotes")
+        if type(label) is not int or label < 0:
+            raise UserError("suspect.names", f"the label of {name!r}, {label!r}, is no number", right)
     names = {str(name): label for name, label in pairs}
-    if any(not isinstance(label, int) or isinstance(label, bool) or label < 0 for label in names.values()):
-        raise UserError("suspect.names", "some labels are no numbers", "a list of names, or {name: label}")
+    if len(names) < len(pairs):
+        raise UserError("suspect.names", "a name stands there twice", "another name for each class")
     return names
 
 

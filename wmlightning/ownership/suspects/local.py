@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from wmlightning.config import path_of
 from wmlightning.errors import UserError
 from wmlightning.ownership.suspects.base import (
     FAILED,
@@ -30,6 +31,7 @@ from wmlightning.store import file_digest
 class LocalSuspect(Suspect):
     """A model in this process. A leaf writes :meth:`compute`, and ``connect`` to load what it needs."""
 
+    local = True
     _worked = False
 
     @abstractmethod
@@ -78,7 +80,7 @@ def model_file(path: Any, key: str = "suspect.path") -> Path:
     Raises:
         UserError: naming ``key``, if it is not.
     """
-    file = Path(str(path)).expanduser()
+    file = path_of(path, key)
     if not file.is_file():
         raise UserError(key, f"there is no file {file}", "a model's file")
     return file

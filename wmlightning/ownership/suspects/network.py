@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wmlightning.attacks.base import Arithmetic
-from wmlightning.config import setting
+from wmlightning.config import path_of, setting, targets_of
 from wmlightning.errors import UserError
 from wmlightning.ownership.suspects.base import Shape
 from wmlightning.ownership.suspects.local import LocalSuspect, file_identity
@@ -37,12 +37,12 @@ class Network(LocalSuspect):
         batch_size: int = 500,
         trust: tuple[str, ...] | list[str] = (),
     ) -> None:
-        self.path = Path(path).expanduser()
+        self.path = path_of(path, "suspect.path")
         self.name = str(path)
-        self.like = Path(like).expanduser() if like is not None else None
+        self.like = path_of(like, "suspect.like") if like is not None else None
         self.device = device
         self.batch_size = setting(batch_size, "suspect.batch_size", int, 1)
-        self.trust = tuple(trust)
+        self.trust = targets_of(trust, "suspect.trust")
         self._network: nn.Module | None = None
         self._arithmetic = Arithmetic(torch.device("cpu"))
 

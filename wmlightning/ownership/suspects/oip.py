@@ -12,7 +12,7 @@ from torch import Tensor
 from wmlightning.errors import UserError, listed
 from wmlightning.ownership.suspects.base import MALFORMED, Answer, Shape, missing, reading
 from wmlightning.ownership.suspects.http import Http
-from wmlightning.ownership.suspects.pixels import Pixels
+from wmlightning.ownership.suspects.pixels import Pixels, pixels_of
 from wmlightning.ownership.suspects.reading import of_tensor
 from wmlightning.ownership.suspects.remote import RemoteSuspect
 
@@ -49,29 +49,36 @@ class Oip(RemoteSuspect):
         batch_size: int = 16,
         http: Http | None = None,
     ) -> None:
-        super().__init__(str(url).rstrip("/").removesuffix("/v2"), batch_size, http)
+        super().__init__(_before_v2(str(url)), batch_size, http)
         if datatype not in (None, "UINT8", *_FLOATS):
             raise UserError("suspect.datatype", f"{datatype!r} is unknown", f"one of {listed(('UINT8', *_FLOATS))}")
         if answers not in (None, "scores", "labels"):
             raise UserError("suspect.answers", f"{answers!r} is unknown", "scores or labels")
-        self.model = str(model)
-        self.version = None if version is None else str(version)
-        self.input, self.datatype, self.output, self.answers = input, datatype, output, answers
-        self.pixels = pixels or Pixels()
+        self.model = _word(model, "suspect.model")
+        self.version = None if version is None else _word(version, "suspect.version")
+        for key, name in (("model", self.model), ("version", self.version)):
+            if name in (".", ".."):
+                raise UserError(f"suspect.{key}", f"{name!r} would be another address", f"the {key}'s name")
+        self.input = None if input is None else _word(input, "suspect.input")
+        self.output = None if output is None else _word(output, "suspect.output")
+        self.datatype, self.answers = datatype, answers
+        self.pixels = pixels_of(pixels)
         self.name = f"{self.name} {self.model}"
-        self._batched = True
-        self._how = reading(input, datatype, output, answers, self.pixels)
+        self._batched, self._batch_size = True, self.batch_size
+        self._given = self.input, self.datatype, self.output, self.answers
+        self._how = reading(*self._given, self.pixels)
 
-    @property
-    def _root(self) -> httpx.URL:
+    def _address(self, end: str = "") -> httpx.URL:
+        """Of the model. Names may hold what means something else in an address, so nothing is put together decoded."""
+        base, mark, query = self.channel.url.raw_path.partition(b"?")
         version = f"/versions/{quote(self.version, safe='')}" if self.version is not None else ""
-        base = self.channel.url.path.rstrip("/")
-        return self.channel.url.copy_with(path=f"{base}/v2/models/{quote(self.model, safe='')}{version}")
+        path = f"/v2/models/{quote(self.model, safe='')}{version}{end}".encode()
+        return self.channel.url.copy_with(raw_path=base.rstrip(b"/") + path + mark + query)
 
     @property
     def endpoint(self) -> httpx.URL:
         """See :class:`RemoteSuspect`."""
-        return self._root.copy_with(path=self._root.path + "/infer")
+        return self._address("/infer")
 
     def identity(self) -> dict[str, Any]:
         """See :meth:`Suspect.identity`."""
@@ -84,7 +91,9 @@ class Oip(RemoteSuspect):
             UserError: if it is not there, or takes and gives something else than images and classes.
         """
         self.pixels.check(shape)
-        content = self.fetch(self._root)
+        self.input, self.datatype, self.output, self.answers = self._given  # and not what was found when last opened
+        self._batched, self.batch_size = True, self._batch_size
+        content = self.fetch(self._address())
         inputs, outputs = (_tensors(content, key) for key in ("inputs", "outputs"))
         if inputs is None or outputs is None:
             wrong = f"{self.name}: what it says about its model cannot be read"
@@ -121,17 +130,20 @@ class Oip(RemoteSuspect):
             raise UserError("suspect.output", f"{self.name} has no {self.output!r}", f"one of {listed(outputs)}")
         if not self._batched:
             outputs = {name: (datatype, [1, *sides]) for name, (datatype, sides) in outputs.items()}
-        offered = {name: _kind(*found) for name, found in outputs.items() if self.output in (None, name)}
+        offered = {name: found for name, found in outputs.items() if self.output in (None, name)}
         wanted = [self.answers] if self.answers else ["scores", "labels"]
-        for kind in wanted:
-            names = [name for name, found in offered.items() if found in (kind, "unknown")]
-            if names:
-                self.output, self.answers = names[0], kind
-                break
-        else:
-            if offered:
-                raise UserError("suspect.output", f"{self.name} gives no scores and no labels", "another model")
-            self.answers = self.answers or "scores"
+        fitting = [
+            (name, kind) for kind in wanted for name, found in offered.items() if _kind(*found) in (kind, "unknown")
+        ]
+        if not fitting and self.answers and len(offered) == 1:  # the user knows better than the service
+            fitting = [(name, self.answers) for name, (_, sides) in offered.items() if _may_hold(self.answers, sides)]
+        if fitting:
+            self.output, self.answers = fitting[0]
+        elif offered:
+            raise UserError(
+                "suspect.output", f"{self.name} gives no {' and no '.join(wanted)}", "another output or model"
+            )
+        self.answers = self.answers or "scores"
         sides = outputs.get(self.output or "", ("", []))[1]
         if self.answers == "scores" and len(sides) == 2 and sides[1] > 0:
             self.n_classes = sides[1]
@@ -167,6 +179,24 @@ def _kind(datatype: str, sides: list[int]) -> str:
     if datatype in _WHOLE and (len(sides) == 1 or (len(sides) == 2 and sides[1] == 1)):
         return "labels"
     return "unknown" if not sides and datatype in ("", *_FLOATS) else "other"
+
+
+def _may_hold(kind: str, sides: list[int]) -> bool:
+    """Whether an output has the shape for it, whatever numbers it holds."""
+    flat = len(sides) == 1 or (len(sides) == 2 and sides[1] in (1, -1))
+    return not sides or (flat if kind == "labels" else len(sides) == 2)
+
+
+def _word(value: Any, key: str) -> str:
+    """A name; typed without quotes it may have become a whole number."""
+    if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
+        raise UserError(key, f"{value!r} is no name", "a word, in quotes if it looks like a number")
+    return str(value)
+
+
+def _before_v2(url: str) -> str:
+    address, mark, query = url.partition("?")
+    return address.rstrip("/").removesuffix("/v2") + mark + query
 
 
 def _tensors(content: Any, key: str) -> dict[str, tuple[str, list[int]]] | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
+import re
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +15,11 @@ from wmlightning.config import setting
 from wmlightning.errors import UserError
 from wmlightning.ownership.suspects.base import Shape
 from wmlightning.ownership.suspects.local import LocalSuspect, file_identity, model_file
-from wmlightning.ownership.suspects.pixels import Pixels
+from wmlightning.ownership.suspects.pixels import Pixels, pixels_of
+from wmlightning.store import file_digest
 
+#: How a model names a file of weights beside it: an entry of ``external_data`` in protobuf, with the value's length.
+_BESIDE = re.compile(rb"\x0a\x08location\x12([\x80-\xff]*[\x00-\x7f])", re.DOTALL)
 _FLOATS = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
 
 
@@ -39,11 +45,12 @@ class Onnx(LocalSuspect):
         self.path = path
         self.name = str(path)
         self.output = output
-        self.pixels = pixels or Pixels()
+        self.pixels = pixels_of(pixels)
         self.batch_size = setting(batch_size, "suspect.batch_size", int, 1)
         self.threads = None if threads is None else setting(threads, "suspect.threads", int, 1)
         self._session: Any = None
         self._input: Any = None
+        self._output = ""
 
     def connect(self, shape: Shape | None) -> None:
         """Loads the file and reads what it takes and gives."""
@@ -67,11 +74,11 @@ class Onnx(LocalSuspect):
             found = [f"{item.name}: {item.type}" for item in inputs]
             raise UserError("suspect.path", f"{file} takes {found}", "a model with one input of images")
         names = [item.name for item in outputs]
-        self.output = names[0] if self.output is None else self.output
-        if self.output not in names:
-            raise UserError("suspect.output", f"there is no {self.output!r}", f"one of {names}")
+        self._output = names[0] if self.output is None else self.output
+        if self._output not in names:
+            raise UserError("suspect.output", f"there is no {self._output!r}", f"one of {names}")
         self._input = inputs[0]
-        self._read_sizes(inputs[0].shape, outputs[names.index(self.output)].shape)
+        self._read_sizes(inputs[0].shape, outputs[names.index(self._output)].shape)
 
     def _read_sizes(self, taken: list[Any], given: list[Any]) -> None:
         """Sizes that are numbers are promises; names and ``None`` stand for any."""
@@ -85,8 +92,10 @@ class Onnx(LocalSuspect):
             self.n_classes = given[1]
 
     def identity(self) -> dict[str, Any]:
-        """See :meth:`Suspect.identity`."""
-        return file_identity("onnx", model_file(self.path), self.pixels, self.output)
+        """See :meth:`Suspect.identity`. Weights may lie in files beside the model's."""
+        file = model_file(self.path)
+        beside = {name: file_digest(file.parent / name) for name in _files_beside(file)}
+        return file_identity("onnx", file, self.pixels, self.output) | ({"beside": beside} if beside else {})
 
     def compute(self, images: Tensor) -> Any:
         """Whatever it gives. Where it takes a fixed number of images, the last ones are filled up with themselves."""
@@ -97,4 +106,18 @@ class Onnx(LocalSuspect):
         n, fixed = len(array), self._input.shape[0]
         if isinstance(fixed, int) and n < fixed:
             array = np.concatenate([array, array[-1:].repeat(fixed - n, 0)])
-        return self._session.run([self.output], {self._input.name: array})[0][:n]
+        return self._session.run([self._output], {self._input.name: array})[0][:n]
+
+
+def _files_beside(file: Path) -> list[str]:
+    """Names of the files that hold weights of a model, as it gives them."""
+    if not file.stat().st_size:
+        return []
+    found = set()
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for match in _BESIDE.finditer(content):
+            size = sum((byte & 127) << 7 * i for i, byte in enumerate(match[1][:2]))
+            name = content[match.end() : match.end() + size].decode("utf-8", "replace")
+            if name.isprintable() and (file.parent / name).is_file():
+                found.add(name)
+    return sorted(found)

@@ -38,10 +38,23 @@ class Pixels:
             raise UserError("suspect.pixels.kind", f"{self.kind!r} is unknown", "unit or byte")
         if self.layout not in LAYOUTS:
             raise UserError("suspect.pixels.layout", f"{self.layout!r} is unknown", "nchw or nhwc")
-        if (self.mean is None) != (self.std is None) or (self.std is not None and min(self.std, default=0) <= 0):
+        if (self.mean is None) != (self.std is None):
+            raise UserError("suspect.pixels.mean", "needs a std, and the other way round", "give both or none")
+        if self.mean is None or self.std is None:
+            return
+        _check_numbers(self.mean, "suspect.pixels.mean")
+        _check_numbers(self.std, "suspect.pixels.std")
+        if min(self.std) <= 0:
             raise UserError(
-                "suspect.pixels.mean", "needs a std, positive, and the other way round", "give both or none"
+                "suspect.pixels.std", f"{self.std!r} is not positive", "one positive number for each channel"
             )
+        if len(self.mean) != len(self.std) and 1 not in (len(self.mean), len(self.std)):
+            wrong = f"{len(self.std)} values beside a mean of {len(self.mean)}"
+            raise UserError("suspect.pixels.std", wrong, "one for each channel")
+        with np.errstate(all="ignore"):
+            values = self._values(max(len(self.mean), len(self.std)), self.kind)
+        if not np.isfinite(values).all():
+            raise UserError("suspect.pixels.std", "leads to values that no float32 can hold", "the model's own numbers")
 
     def check(self, shape: Shape | None) -> None:
         """Refuses a mean that does not fit the images.
@@ -92,3 +105,20 @@ class Pixels:
 
     def _laid_out(self, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.ascontiguousarray(images.transpose(0, 2, 3, 1)) if self.layout == "nhwc" else images
+
+
+def pixels_of(given: Pixels | None) -> Pixels:
+    """What a config holds, or the default.
+
+    Raises:
+        UserError: if it is something else.
+    """
+    if not isinstance(given, Pixels | None):
+        raise UserError("suspect.pixels", f"{given!r} is something else", "kind, layout, mean and std, or null")
+    return given or Pixels()
+
+
+def _check_numbers(values: Any, key: str) -> None:
+    numbers = isinstance(values, (list, tuple)) and all(type(x) in (int, float) and abs(x) < 1e38 for x in values)
+    if not numbers or not values:
+        raise UserError(key, f"{values!r} is no list of numbers", "a list of one number for each channel")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wmlightning.errors import UserError
 from wmlightning.ownership.suspects.base import (
     MALFORMED,
     NOT_A_NUMBER,
@@ -31,6 +32,19 @@ def parse(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError):
         return NOTHING
+
+
+def steps(value: Any, key: str) -> str:
+    """Checks a dotted path of a config; a whole number is a place in a list.
+
+    Raises:
+        UserError: naming ``key``.
+    """
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if not isinstance(value, str) and not whole:
+        right = "a dotted path such as predictions.0.label, in quotes if it looks like a number; '' for all of it"
+        raise UserError(key, f"{value!r} leads nowhere", right)
+    return str(value)
 
 
 def reach(content: Any, path: str) -> Any:

@@ -35,6 +35,8 @@ from wmlightning.ownership.suspects.base import (
 from wmlightning.ownership.suspects.http import Channel, Http, Reply, refusal
 from wmlightning.ownership.suspects.reading import NOTHING, parse
 
+#: Headers that say who asks, and not what: a new token makes no other suspect.
+_CREDENTIALS = ("authorization", "proxy-authorization", "x-api-key", "cookie")
 #: Streams whose event loop may still run. One left open must end while threads still live, or Python never ends.
 _OPEN: WeakSet[Generator[Batch, None, None]] = WeakSet()
 
@@ -100,6 +102,10 @@ class RemoteSuspect(Suspect):
     method = "POST"
 
     def __init__(self, url: str, batch_size: int, http: Http | None) -> None:
+        if not isinstance(http, Http | None):
+            raise UserError(
+                "suspect.http", f"a {type(http).__name__} is something else", "timeout, retries, ..., or null"
+            )
         self.http = http or Http()
         self.channel = Channel(url, self.http)
         self.name = self.channel.shown(self.channel.url)
@@ -110,6 +116,12 @@ class RemoteSuspect(Suspect):
     def endpoint(self) -> httpx.URL:
         """Where images are sent."""
         return self.channel.url
+
+    def private(self) -> dict[str, Any]:
+        """See :meth:`Suspect.private`. A query or a header may choose the model."""
+        query, headers = self.channel.url.query.decode(), self.http.headers or {}
+        kept = {name.lower(): value for name, value in headers.items() if name.lower() not in _CREDENTIALS}
+        return {name: value for name, value in (("query", query), ("headers", kept)) if value}
 
     @abstractmethod
     def encode(self, images: Tensor) -> bytes:
@@ -220,15 +232,16 @@ class RemoteSuspect(Suspect):
         settled: Batch = []
         reply: Reply | None = None  # of the attempt before
         tries = dict.fromkeys(which, 0)
+        body = self.encode(flow.images[which])  # what cannot be sent is not counted as sent
         for attempt in range(1, self.http.retries + 2):
             await self.channel.turn()
             allowed = flow.spend.take(which, attempt)
             if reply is not None:  # what may not be sent again has its answer: none
                 settled += _unanswered([i for i in which if i not in allowed], tries, reply)
-            which = allowed
-            if not which:
+            if not allowed:
                 return _Result(settled, [], reply)
-            body = self.encode(flow.images[which])
+            if allowed != which:
+                which, body = allowed, self.encode(flow.images[allowed])
             reply = await self.channel.exchange(client, self.method, self.endpoint, body)
             if reply.sent:
                 tries.update((i, tries[i] + 1) for i in which)

@@ -12,7 +12,7 @@ from wmlightning.config import setting
 from wmlightning.errors import UserError
 from wmlightning.ownership.suspects.base import Shape
 from wmlightning.ownership.suspects.local import LocalSuspect, file_identity, model_file
-from wmlightning.ownership.suspects.pixels import Pixels
+from wmlightning.ownership.suspects.pixels import Pixels, pixels_of
 
 
 class TorchScript(LocalSuspect):
@@ -30,7 +30,7 @@ class TorchScript(LocalSuspect):
     def __init__(self, path: str, pixels: Pixels | None = None, batch_size: int = 500) -> None:
         self.path = path
         self.name = str(path)
-        self.pixels = pixels or Pixels()
+        self.pixels = pixels_of(pixels)
         self.batch_size = setting(batch_size, "suspect.batch_size", int, 1)
         self._model: Any = None
 
