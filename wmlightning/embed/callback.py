@@ -27,10 +27,10 @@ class Watermark(L.Callback):
     Module, data and config stay as they are. When a training batch has reached the device, triggers are added to its
     rows: each came there by the project's road of *evaluation*, as a picture that is sent to the finished model, so
     that no random transform in the data or in a hook touches it. What ``training_step`` itself does to images it does
-    to triggers too; a warning says so after the first batch. Which triggers come with which batch follows from key,
-    epoch and number of the batch alone: shuffling, accumulation and resuming change nothing, batches and steps stay as
-    many, and no random number is drawn from the project's generators. Processes of a distributed training share the
-    triggers out.
+    to triggers too; a warning says so after one of the first batches. Which triggers come with which batch follows from
+    key, epoch and number of the batch alone: shuffling, accumulation and resuming change nothing, batches and steps
+    stay as many, and no random number is drawn from the project's generators. Processes of a distributed training
+    share the triggers out.
 
     Labels may be whole numbers ``(n,)`` or ``(n, 1)``; for two classes floats of these shapes; or ``(n, k)``, one-hot
     or soft. Triggers get theirs in the form of the batch.
@@ -54,12 +54,14 @@ class Watermark(L.Callback):
             several train loaders this names the one whose batches get the triggers.
         labels: index or name of a batch's labels, if that is in doubt; ``("target", "label")`` for an entry within
             others.
-        fill: what triggers get in other entries that have a value for each image.
+        fill: what triggers get in other entries that have a value for each image: one value for all; ``"labels"`` in
+            further labels, such as those that an image is mixed with; ``"images"`` in further views; or a function
+            ``(images, labels) -> rows``.
         predict: ``(module, images) -> logits``; ``None``: calls the module, and takes ``logits`` of what it gives.
         batch_size: triggers evaluated at once.
         data_dir: where data lie, for keys that do not hold their pictures; ``None``: ``WML_DATA_DIR``, else ``./data``.
         check_inputs: whether pixels of the key's clean images are compared with the first 64 of the training, and what
-            the first training step gives to the network with what it was sent.
+            the first training steps give to the network with what they were sent.
     """
 
     def __init__(
