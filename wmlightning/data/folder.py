@@ -28,15 +28,17 @@ from wmlightning.data.broken import (
 from wmlightning.data.depth import grey_bits, in_8_bits
 from wmlightning.data.listing import Entry, Listing, list_pictures
 from wmlightning.data.source import SPLITS, Source, Split
-from wmlightning.errors import UserError
+from wmlightning.errors import UserError, listed
 
+_TRAIN, _TEST = ("train",), ("test", "val", "validation", "valid")  # folders of the splits; the first one there
+_LIKE_SPLITS = {*_TRAIN, *_TEST, "training", "testing", "dev", "eval"}
 _MEMORY_LIMIT = 2 * 2**30  # bytes of pixels that in_memory=auto is willing to hold
 
 
 class ImageFolder(Source):
     """Class folders below ``root/train`` and ``root/test``, or below ``root`` alone.
 
-    Without ``train`` and ``test`` folders every fifth image of a class is a test image, or the last of fewer than five.
+    Instead of ``test`` it may be ``val``, ``validation`` or ``valid``. Without such folders every fifth image of a class is a test image, or the last of fewer than five.
 
     Pictures are turned as their camera noted, scaled to cover the square and cropped at the centre. Grey that does not
     say which value is white (floats, and 32 bits beyond 0 to 255) is broken.
@@ -73,6 +75,7 @@ class ImageFolder(Source):
             raise UserError("dataset.broken", f"{broken!r} is unknown", "refuse or skip")
         self.root = Path(root)
         self.broken = broken
+        self._folders = self._find_splits()
         classes = sorted(p.name for p in self._split_root("train").iterdir() if p.is_dir())
         if len(classes) < 2:
             raise UserError("dataset.root", f"{len(classes)} class folders in {root}", "two or more are needed")
@@ -81,11 +84,22 @@ class ImageFolder(Source):
         fits = sum(map(len, self._all.values())) * channels * size * size <= _MEMORY_LIMIT
         self.in_memory = fits if in_memory == "auto" else switch(in_memory, "dataset.source.in_memory")
 
-    def _has_splits(self) -> bool:
-        return (self.root / "train").is_dir() and (self.root / "test").is_dir()
+    def _find_splits(self) -> dict[Split, str]:
+        """Names of the splits' folders; none, if the classes lie in ``root``."""
+        found: dict[Split, str] = {}
+        names: tuple[tuple[Split, tuple[str, ...]], ...] = (("train", _TRAIN), ("test", _TEST))
+        for split, words in names:
+            found |= next(({split: word} for word in words if (self.root / word).is_dir()), {})
+        if len(found) == len(names):
+            return found
+        there = sorted(p.name for p in self.root.iterdir() if p.is_dir()) if self.root.is_dir() else []
+        if len(like := [name for name in there if name.lower() in _LIKE_SPLITS]) > 1:
+            wrong = f"folders in {self.root} are named like splits and not like classes ({listed(like)})"
+            raise UserError("dataset.root", wrong, "train and test (or val), each with one sub-folder a class")
+        return {}
 
     def _split_root(self, split: Split) -> Path:
-        folder = self.root / split if self._has_splits() else self.root
+        folder = self.root / self._folders.get(split, "")
         if not folder.is_dir():
             raise UserError("dataset.root", f"{folder} is no folder", "name a folder with one sub-folder a class")
         return folder
@@ -94,7 +108,7 @@ class ImageFolder(Source):
         found: list[tuple[Entry, int]] = []
         for number, name in enumerate(self.classes):
             files = list_pictures(self._split_root(split) / name, self.root)
-            if not self._has_splits():
+            if not self._folders:
                 files = [file for i, file in enumerate(files) if _is_test(i, len(files)) == (split == "test")]
             found += [(file, number) for file in files]
         listing = Listing(found)
@@ -106,7 +120,7 @@ class ImageFolder(Source):
         if not counts.all():
             folder = self._split_root(split) / self.classes[int(counts.argmin())]
             right = "every class needs some"
-            if not self._has_splits():
+            if not self._folders:
                 right = "every class needs two whole pictures" + (": remove the broken ones" if self.skipped else "")
             raise UserError("dataset.root", f"no {split} images in {folder}", right)
 
