@@ -38,7 +38,8 @@ _MEMORY_LIMIT = 2 * 2**30  # bytes of pixels that in_memory=auto is willing to h
 class ImageFolder(Source):
     """Class folders below ``root/train`` and ``root/test``, or below ``root`` alone.
 
-    Instead of ``test`` it may be ``val``, ``validation`` or ``valid``. Without such folders every fifth image of a class is a test image, or the last of fewer than five.
+    Instead of ``test`` it may be ``val``, ``validation`` or ``valid``. Without such folders every fifth image of a
+    class is a test image, or the last of fewer than five.
 
     Pictures are turned as their camera noted, scaled to cover the square and cropped at the centre. Grey that does not
     say which value is white (floats, and 32 bits beyond 0 to 255) is broken.
