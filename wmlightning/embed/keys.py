@@ -272,11 +272,12 @@ def _configs(group: str, folders: list[Path]) -> dict[str, Path]:
 def _other_data(name: str, files: Mapping[str, Path]) -> DictConfig:
     place = os.environ.get("WML_DATA_DIR") or "./data"
     wholes = {word: OmegaConf.merge({"data_dir": place}, OmegaConf.load(file)) for word, file in files.items()}
-    ready = [word for word, whole in sorted(wholes.items()) if not OmegaConf.missing_keys(whole)]
-    if name not in ready:
-        wrong = f"{name} lacks {listed(sorted(OmegaConf.missing_keys(wholes[name])))}" if name in wholes else ""
-        right = f"one of {listed(ready)}, or a config of your own in config_dir"
-        raise UserError("unrelated", wrong or f"no data set is called {name!r}", right)
+    datasets = {word: whole.dataset for word, whole in wholes.items()}
+    lacking = {word: [f"dataset.{at}" for at in d if OmegaConf.is_missing(d, at)] for word, d in datasets.items()}
+    if lacking.get(name, [name]):
+        wrong = f"{name} lacks {listed(lacking[name])}" if name in lacking else f"no data set is called {name!r}"
+        ready = sorted(word for word, missing in lacking.items() if not missing)
+        raise UserError("unrelated", wrong, f"one of {listed(ready)}, or a config of your own in config_dir")
     source: DictConfig = OmegaConf.create(plain(wholes[name])["dataset"]["source"])
     return source
 

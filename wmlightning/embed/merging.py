@@ -147,9 +147,9 @@ class Merging:
             if self.options.train_input is not None:
                 check_steady("train_input", self.clean.images, self.options.train_input)
             n = len(self.clean)
-            inputs, labels = self.clean.at(torch.arange(n)), torch.zeros(n, dtype=torch.int64)
-            self.road.check_steady(inputs[:_CLEAN], labels[:_CLEAN])
-            ours = self.road.sent(inputs, labels)
+            inputs, no_labels = self.clean.at(torch.arange(n)), torch.zeros(n, dtype=torch.int64)
+            self.road.check_steady(inputs[:_CLEAN], no_labels[:_CLEAN])
+            ours = self.road.sent(inputs, no_labels)
             self.scale = Scale(ours)
             self.scale.fits(images)
             with torch.random.fork_rng(devices=[]):
