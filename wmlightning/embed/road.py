@@ -199,8 +199,8 @@ class Road:
     def _asked_by_hooks(self) -> list[nn.Module]:
         """The module, with all in it if there is a hook. Listed once an epoch: there may be thousands."""
         if self._modules[0] != (epoch := self.trainer.current_epoch):
-            owners = [owner for owner in (self.module, self.trainer.datamodule) if owner is not None]
-            hooked = any(is_overridden(hook, owner) for hook in _HOOKS for owner in owners)
+            owners = self.module, self.trainer.datamodule  # type: ignore[attr-defined]
+            hooked = any(owner is not None and is_overridden(hook, owner) for hook in _HOOKS for owner in owners)
             self._modules = epoch, list(self.module.modules()) if hooked else [self.module]
         return self._modules[1]
 
