@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from wmlightning.data import parquet
-from wmlightning.data.folder import fit_image
+from wmlightning.data.decoding import fit_image
 from wmlightning.data.parquet import ParquetFolder
 from wmlightning.errors import UserError
 from wmlightning.identity import portable

@@ -21,7 +21,8 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10, MNIST
 
 from tests.helpers import ArraySource, few, many, random_images, random_source
-from wmlightning.data.folder import ImageFolder, fit_image, fit_images
+from wmlightning.data.decoding import fit_image, fit_images
+from wmlightning.data.folder import ImageFolder
 from wmlightning.data.procedural import Procedural
 from wmlightning.data.source import SPLITS, MemorySource, Source
 from wmlightning.data.standard import Mnist5k, StandardSource

@@ -456,14 +456,14 @@ class Corner(MarkingWatermark):
 def test_a_watermark_of_ones_own(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "watermark").mkdir()
-    (tmp_path / "corner_mark.py").write_text(PATCH)
-    (tmp_path / "watermark" / "corner.yaml").write_text("defaults: [base]\n_target_: corner_mark.Corner\n")
+    (tmp_path / "grey_corner.py").write_text(PATCH)
+    (tmp_path / "watermark" / "corner.yaml").write_text("defaults: [base]\n_target_: grey_corner.Corner\n")
     with pytest.raises(UserError, match=r"^watermark: 'corner' is unknown"):
         owners_key(path, watermark="corner")
     key = owners_key(path, watermark="corner", config_dir=tmp_path)
-    with pytest.raises(UserError, match=r"^key: .*'corner_mark.Corner', which is not ours; trust="):
+    with pytest.raises(UserError, match=r"^key: .*'grey_corner.Corner', which is not ours; trust="):
         tiny_trainer(callbacks=[Watermark(path, to_input)]).fit(Module(), loader())
-    ours, module = Watermark(path, to_input, trust=["corner_mark.Corner"]), Module()
+    ours, module = Watermark(path, to_input, trust=["grey_corner.Corner"]), Module()
     tiny_trainer(callbacks=[ours]).fit(module, loader())
     assert sum(len(labels) - 12 for *_, labels in module.seen) == 16
     assert owners_key(path, watermark="corner", config_dir=tmp_path).commitment() == key.commitment()

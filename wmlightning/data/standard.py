@@ -17,7 +17,7 @@ from torch import Tensor
 
 from wmlightning.config import switch
 from wmlightning.data.broken import BROKEN_PICTURE
-from wmlightning.data.folder import fit_image, upright
+from wmlightning.data.decoding import fit_image, upright
 from wmlightning.data.parquet import Columns
 from wmlightning.data.source import MemorySource, Split
 from wmlightning.errors import UserError

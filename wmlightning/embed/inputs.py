@@ -156,9 +156,7 @@ def find_to_input(loaders: Any) -> ToInput:
     loader = next((loader for loader in _leaves(loaders) if isinstance(loader, DataLoader)), None)
     dataset: Any = getattr(loader, "dataset", None)
     n = len(dataset) if hasattr(dataset, "__len__") else 1
-    tried: Sequence[int] = range(
-        0, n, max(1, n // _TRIED)
-    )  # from all over: a transform may be random for some pictures alone
+    tried: Sequence[int] = range(0, n, max(1, n // _TRIED))  # from all over: some pictures may be left alone
     while hasattr(dataset, "dataset") and hasattr(dataset, "indices"):  # a Subset
         tried, dataset = [int(dataset.indices[index]) for index in tried], dataset.dataset
     transform = getattr(dataset, "transform", None)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from wmlightning.data.broken import BROKEN_PICTURE, reason
-from wmlightning.data.folder import fit_image, readable
+from wmlightning.data.decoding import fit_image, readable
 from wmlightning.errors import UserError, listed
 
 _RAW = "the data set without its transform: items of a PIL picture or uint8 pixels, and a class number"
