@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,7 +49,10 @@ def make(node: Any, key: str, **arguments: Any) -> Any:
             cause = cause.__cause__
         target = OmegaConf.select(node, "_target_") if isinstance(node, DictConfig) else None
         reason = " ".join(str(error.__cause__ or error).splitlines()[:2])  # Hydra's second line says why
-        raise UserError(key, f"cannot make {target}: {reason}", "check _target_ and its arguments") from error
+        right = "check _target_ and its arguments"
+        if unexpected := re.search(r"unexpected keyword argument '(\w+)'", reason):
+            right += f": ~{key}.{unexpected[1]} leaves that one out"
+        raise UserError(key, f"cannot make {target}: {reason}", right) from error
 
 
 def plain(node: Any) -> Any:
@@ -102,12 +106,15 @@ def own_folders() -> list[Path]:
     return [folder for folder in folders if folder.resolve() != CONF]
 
 
-def find_code() -> None:
+def find_code(*folders: Path) -> None:
     """Lets Python find the user's code beside the configs that ``--config-dir`` names, and in the working folder.
 
     Behind everything installed, so that a file of theirs never stands in for a library's.
+
+    Args:
+        *folders: further ones.
     """
-    for folder in (*own_folders(), Path.cwd()):
+    for folder in (*folders, *own_folders(), Path.cwd()):
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
 

@@ -20,7 +20,7 @@ _VERSION_WITH_TURNS = 2
 
 #: Keys that change where, how watched or how fast a model is trained, but not which model it is.
 _NOT_IN_FINGERPRINT = {
-    "dataset": ("name",),
+    "dataset": ("name", "image", "label"),
     "recipe": ("num_workers", "eval_batch_size"),
     "trainer": (
         "accelerator",
@@ -37,8 +37,9 @@ _NOT_IN_FINGERPRINT = {
         "default_root_dir",
     ),
 }
-#: Where data lie, and what is done about broken ones: what they are in the end is in the source's identity.
-_PLACES = ("data_dir", "root", "download", "broken")
+#: Where data lie, in which columns, and what is done about broken ones: what they are in the end is in the source's
+#: identity.
+_PLACES = ("data_dir", "root", "download", "broken", "image_column", "label_column")
 
 #: Classes that are there without changing a weight. A callback may do anything to a training, unless it is ours.
 _NEUTRAL = ("lightning.pytorch.Trainer", "wmlightning.callbacks.gallery.TriggerGallery")

@@ -14,7 +14,8 @@ from PIL import ExifTags, Image
 
 from wmlightning.data import folder as folder_module
 from wmlightning.data.batches import EvalPlan, Loading
-from wmlightning.data.folder import ImageFolder, fit_image
+from wmlightning.data.decoding import fit_image
+from wmlightning.data.folder import ImageFolder
 from wmlightning.errors import UserError
 
 SIDE = 16

@@ -14,7 +14,8 @@ import torch
 from PIL import ExifTags, Image
 
 from wmlightning.data.batches import CleanImages, EvalPlan, Loading
-from wmlightning.data.folder import ImageFolder, fit_image
+from wmlightning.data.decoding import fit_image
+from wmlightning.data.folder import ImageFolder
 from wmlightning.errors import UserError
 
 RAMP = np.linspace(0, 65535, 5)

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from wmlightning.data import parquet
-from wmlightning.data.folder import fit_image
+from wmlightning.data.decoding import fit_image
 from wmlightning.data.parquet import ParquetFolder
 from wmlightning.errors import UserError
+from wmlightning.identity import portable
 
 NAMES = ["zebra", "a/b", "apple"]
 
@@ -127,3 +128,53 @@ def test_what_cannot_be_unpacked_is_told(root: Path, tmp_path: Path) -> None:
     for path in (root / "data").glob("validation*"):
         path.unlink()
     assert "no test files in" in mistake(root, tmp_path)
+
+
+# -- several columns ---------------------------------------------------------------------------------------------------
+
+
+def several(folder: Path, named: bool) -> None:
+    """Two columns that tell classes, and two of pictures, or only numbers."""
+    for split in ("train", "test"):
+        content: list[dict[str, Any]] = [
+            {"image_id": 100 + i, "image": row["image"], "sex": i % 2, "kind": row["label"]}
+            for i, row in enumerate(rows(12))
+        ]
+        table = pa.Table.from_pylist(content)
+        if named:
+            features = {"sex": {"names": ["f", "m"]}, "kind": {"names": NAMES}}
+            table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        folder.mkdir(exist_ok=True)
+        pq.write_table(table, folder / f"{split}-0.parquet")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_several_labels_are_refused_by_name(tmp_path: Path, named: bool) -> None:
+    several(tmp_path / "x", named)
+    options = "sex, kind" if named else "image_id, sex, kind"
+    with pytest.raises(UserError, match=rf"^dataset\.label: it may be any of the columns {options}; dataset\.label="):
+        ParquetFolder(str(tmp_path / "x"), str(tmp_path / "data"), 16)
+    assert not (tmp_path / "data").exists()
+    sexes = ParquetFolder(str(tmp_path / "x"), str(tmp_path / "data"), 16, label_column="sex")
+    kinds = ParquetFolder(str(tmp_path / "x"), str(tmp_path / "data"), 16, label_column="kind")
+    assert sexes.classes == (("f", "m") if named else ("0", "1"))
+    assert len(kinds.classes) == 3 and kinds.identity() != sexes.identity()
+    with pytest.raises(UserError, match=r"^dataset\.label: 'colour' is no column of that kind; one of image_id, sex"):
+        ParquetFolder(str(tmp_path / "x"), str(tmp_path / "data"), 16, label_column="colour")
+
+
+def test_several_pictures_are_refused_by_name(tmp_path: Path) -> None:
+    content = [{**row, "mask": {"bytes": picture(50 + i), "path": None}} for i, row in enumerate(rows(12))]
+    for split in ("train", "test"):
+        write(tmp_path / "x", split, content, 0, NAMES)
+    with pytest.raises(UserError, match=r"^dataset\.image: it may be any of the columns image, mask; dataset\.image="):
+        ParquetFolder(str(tmp_path / "x"), str(tmp_path / "data"), 16)
+    masks = ParquetFolder(str(tmp_path / "x"), str(tmp_path / "data"), 16, image_column="mask")
+    wanted = fit_image(Image.open(io.BytesIO(picture(50))), (3, 16, 16))
+    assert torch.equal(masks.images("train", torch.tensor([0]))[0], wanted)
+
+
+def test_columns_are_no_part_of_the_fingerprint() -> None:
+    """What they hold is, by the identity of the data."""
+    node = {"root": "x", "image_column": None, "label_column": "sex", "size": 16}
+    assert portable(node) == {"size": 16}

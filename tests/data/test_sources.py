@@ -21,7 +21,8 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10, MNIST
 
 from tests.helpers import ArraySource, few, many, random_images, random_source
-from wmlightning.data.folder import ImageFolder, fit_image, fit_images
+from wmlightning.data.decoding import fit_image, fit_images
+from wmlightning.data.folder import ImageFolder
 from wmlightning.data.procedural import Procedural
 from wmlightning.data.source import SPLITS, MemorySource, Source
 from wmlightning.data.standard import Mnist5k, StandardSource
@@ -656,3 +657,44 @@ def test_each_split_is_read_once() -> None:
         every(source, "test")
         source.identity()
     assert source.reads == 2
+
+
+# -- folders of splits -------------------------------------------------------------------------------------------------
+
+
+def folders(root: Path, *names: str) -> Path:
+    for i, name in enumerate(names):
+        for j, kind in enumerate(("cat", "dog")):
+            (root / name / kind).mkdir(parents=True)
+            for k in range(3):
+                Image.new("RGB", (8, 8), (10 * i, 20 * j, 30 * k)).save(root / name / kind / f"{k}.png")
+    return root
+
+
+@pytest.mark.parametrize("name", ["test", "val", "validation", "valid"])
+def test_folders_of_splits(tmp_path: Path, name: str) -> None:
+    source = ImageFolder(str(folders(tmp_path, "train", name)), 8)
+    assert source.classes == ("cat", "dog")
+    assert [source.labels(split).tolist() for split in SPLITS] == [[0, 0, 0, 1, 1, 1]] * 2
+    assert int(source.images("test", torch.tensor([0]))[0, 0, 0, 0]) == 10
+
+
+def test_test_folder_is_taken_before_others(tmp_path: Path) -> None:
+    assert (
+        int(ImageFolder(str(folders(tmp_path, "train", "val", "test")), 8).images("test", torch.tensor([0])).max()) > 0
+    )
+    assert int(ImageFolder(str(tmp_path), 8).images("test", torch.tensor([0]))[0, 0, 0, 0]) == 20
+
+
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("train", "dev"), ("val", "test"), ("Train", "Val")])
+def test_splits_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, str]) -> None:
+    with pytest.raises(UserError, match=r"^dataset\.root: folders in .* are named like splits .*; train and test"):
+        ImageFolder(str(folders(tmp_path, *names)), 8)
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for name in ("bus", "train", "tram"):
+        (tmp_path / name).mkdir()
+        for k in range(3):
+            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{k}.png")
+    assert ImageFolder(str(tmp_path), 8).classes == ("bus", "train", "tram")

@@ -147,3 +147,26 @@ def test_processes_with_different_keys(path: Path, key: Key, monkeypatch: pytest
     monkeypatch.setattr(trainer.strategy, "broadcast", lambda obj, src=0: "0" * 64)
     with pytest.raises(UserError, match=r"^key: .*owner.key is not the same in all processes"):
         trainer.fit(Module(), loader(), evaluation())
+
+
+# -- settings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"batch_size": n} for n in (0, -1, "8", True)] + [{"per_batch": n} for n in (0, "8", True, 1e-9)]
+)
+def test_settings_are_checked_at_once(path: Path, wrong: Any) -> None:
+    with pytest.raises(UserError, match=rf"^{next(iter(wrong))}: .* out of range"):
+        Watermark(path, to_input, **wrong)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_no_number_of_triggers(path: Path, wrong: float) -> None:
+    with pytest.raises(UserError, match=r"^per_batch: .* out of range"):
+        Watermark(path, to_input, per_batch=wrong)
+
+
+def test_validation_without_loaders(path: Path, key: Key) -> None:
+    counts = Counts(path, to_input)
+    tiny_trainer(callbacks=[counts], max_epochs=2, num_sanity_val_steps=2).fit(Module(), loader(), [])
+    assert counts.logged == [8, 16]

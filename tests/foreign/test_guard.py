@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.callbacks import (
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    OnExceptionCheckpoint,
+    StochasticWeightAveraging,
+)
 from torch import Tensor, nn
 
 from tests.foreign.projects import CLASSES, Module, evaluation, loader, owners_key, to_input
@@ -181,7 +187,6 @@ def test_what_a_checkpoint_beside_it_holds(tmp_path: Path) -> None:
     [
         ([AccuracyGuard(0.1, "val/loss")], "several AccuracyGuard callbacks"),
         ([StochasticWeightAveraging(0.01)], "StochasticWeightAveraging ends with other weights"),
-        ([EMAWeightAveraging()], "EMAWeightAveraging ends with other weights"),
     ],
 )
 def test_what_it_cannot_work_beside(others: list[L.Callback], wrong: str) -> None:
@@ -250,4 +255,90 @@ def test_a_project_without_validation_is_told() -> None:
     module = told(HELD)
     with pytest.raises(UserError, match=r"^max_drop: no clean image is validated on; "):
         fitted(module, AccuracyGuard(0.1, "val/acc"), limit_val_batches=0)
+    assert not module.seen
+
+
+# -- weights that are averaged -----------------------------------------------------------------------------------------
+
+
+class Averages(L.Callback):
+    """Somebody's own: validates on other weights than training has."""
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.theirs = weights_of(pl_module)
+        pl_module.load_state_dict({name: value * 0.5 for name, value in self.theirs.items()})
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        pl_module.load_state_dict(self.theirs)
+
+
+class Seen(Told):
+    """Notes what each validation looked at."""
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        super().validation_step(batch, batch_idx)
+        self.looked_at = [*getattr(self, "looked_at", []), weights_of(self)]
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["average first", "guard first"])
+@pytest.mark.parametrize("average", [Averages, lambda: EMAWeightAveraging(decay=0.9)], ids=["own", "EMA"])
+@pytest.mark.parametrize("accuracies", [HELD, FELL], ids=["held", "fell"])
+def test_the_weights_that_were_validated_are_kept(average: Any, first: bool, accuracies: list[float]) -> None:
+    module, guard = Seen(accuracies), AccuracyGuard(0.1, "val/acc")
+    fitted(module, *([average(), guard] if first else [guard, average()]))
+    n_batches = 2
+    assert guard.epochs_kept == (4 if accuracies is HELD else 2)
+    assert same(weights_of(module), module.looked_at[n_batches * (1 + guard.epochs_kept) - 1])
+
+
+# -- ends of any kind --------------------------------------------------------------------------------------------------
+
+
+class Stops(L.Callback):
+    """In the middle of the third epoch."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx) == (2, 2):
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("full")], ids=lambda error: type(error).__name__)
+def test_an_interrupt_leaves_the_kept_weights_too(tmp_path: Path, error: BaseException) -> None:
+    saving = OnExceptionCheckpoint(tmp_path, "error")
+    guard, diary, module = AccuracyGuard(0.1, "val/acc"), Diary(), told(HELD)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises((SystemExit, RuntimeError)):
+            fitted(module, guard, diary, Stops(error), saving, enable_checkpointing=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert guard.epochs_kept == 2
+    assert same(weights_of(module), diary.weights[2])
+    assert "on_exception" not in vars(module.trainer.strategy)
+    saved = torch.load(tmp_path / "error.ckpt", weights_only=True)["state_dict"]
+    assert not same(saved, diary.weights[2]), "what goes on has the weights as training had them"
+
+
+def test_the_next_training_begins_anew() -> None:
+    guard, module = AccuracyGuard(0.1, "val/acc"), told(FELL)
+    fitted(module, guard)
+    assert guard.stopped
+    again = told([0.5, 0.5, 0.45])
+    fitted(again, guard)
+    assert guard.outcome() == pytest.approx(
+        {"max_drop": 0.1, "clean_acc_before": 0.5, "clean_acc": 0.45, "stopped": False, "epochs_kept": 2}
+    )
+
+
+@pytest.mark.parametrize("ask", [True, False])
+def test_no_validation_data_are_told(ask: bool) -> None:
+    module, guard = told(HELD), AccuracyGuard(0.1, "val/acc")
+    trainer = tiny_trainer(callbacks=[guard])
+    if ask:
+        trainer.validate(module, evaluation(), verbose=False)
+    with pytest.raises(UserError, match=r"^max_drop: no clean image is validated on; "):
+        trainer.fit(module, loader(), [])
     assert not module.seen

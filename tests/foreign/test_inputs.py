@@ -276,3 +276,15 @@ def test_training_at_several_sizes_is_told(path: Path, key: Key) -> None:
 
     with pytest.raises(UserError, match=r"^to_input: it makes float32 3x10x12, the project trains on float32 3x10x10"):
         tiny_trainer(callbacks=[Watermark(path, to_input)]).fit(AnySize(), DataLoader(Sizes(transform=to_input), 12))
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_what_is_rarely_random_is_noticed(path: Path, key: Key, found: bool) -> None:
+    """A transform that leaves most pictures alone."""
+
+    def rare(p: Image.Image) -> Tensor:
+        return to_input(p) + (torch.randn(()) if p.getpixel((0, 0))[0] < 64 else 0)  # type: ignore[index, operator]
+
+    val = DataLoader(Animals(96, transform=rare), 20)
+    with pytest.raises(UserError, match=r"^to_input: .*(each time|or is random)"):
+        fitted(path, None if found else rare, val=val)

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import Subset
 
-from tests.foreign.projects import CLASSES, SHAPE, Animals, owners_key
-from tests.helpers import random_images
-from wmlightning import make_key
+from tests.foreign.projects import CLASSES, SHAPE, Animals, Module, loader, owners_key, to_input
+from tests.helpers import random_images, tiny_trainer
+from wmlightning import Watermark, make_key
 from wmlightning.data.batches import ImageSet
 from wmlightning.data.held import HeldSource
 from wmlightning.errors import UserError
@@ -413,3 +414,62 @@ def test_mistakes(path: Path, options: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=rf"^{told}"):
         owners_key(path, **options)
     assert not path.exists()
+
+
+def test_the_key_of_another_seed_is_not_taken(key: Key, path: Path) -> None:
+    with pytest.raises(UserError, match=r"^key: .* was made for another seed; its own, or another file"):
+        owners_key(path, seed=2)
+    assert owners_key(path, seed=None).commitment() == key.commitment()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_shared_pictures_of_one_data_set_are_refused(path: Path, whole: bool) -> None:
+    data = Animals(96)
+    images = data if whole else Subset(data, range(60))
+    with pytest.raises(UserError, match=r"^unseen: (40|4) of the 40 pictures are training images"):
+        make_key(path, images, Subset(data, range(56, 96)), n_triggers=8)
+    make_key(path, Subset(data, range(60)), Subset(data, range(60, 96)), n_triggers=8)
+
+
+def test_few_pictures_that_were_compared_stand_for_all(path: Path) -> None:
+    """Of two hundred training images ten are held: all unseen ones may be training images, and few of them are met."""
+    pixels = random_images(200, SHAPE, 3)
+    train, unseen = (pixels, torch.arange(200) % 4), (pixels[100:].clone(), torch.arange(100) % 4)
+    with pytest.raises(UserError, match=r"^unseen: .* training images, of which 1 in 20 was compared"):
+        make_key(path, train, unseen, 4, n_triggers=10, n_new=90, seed=1)
+    other = random_images(100, SHAPE, 5), torch.arange(100) % 4
+    assert len(make_key(path, train, other, 4, n_triggers=10, n_new=90, seed=1).new) == 90
+
+
+PATCH = """
+from wmlightning.watermarks.base import MarkingWatermark
+
+
+class Corner(MarkingWatermark):
+    def apply(self, images, mark, batch):
+        marked = images.clone()
+        marked[..., :3, :3] = int(mark.stream("grey").integer(256))
+        return marked
+"""
+
+
+def test_a_watermark_of_ones_own(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "watermark").mkdir()
+    (tmp_path / "grey_corner.py").write_text(PATCH)
+    (tmp_path / "watermark" / "corner.yaml").write_text("defaults: [base]\n_target_: grey_corner.Corner\n")
+    with pytest.raises(UserError, match=r"^watermark: 'corner' is unknown"):
+        owners_key(path, watermark="corner")
+    key = owners_key(path, watermark="corner", config_dir=tmp_path)
+    with pytest.raises(UserError, match=r"^key: .*'grey_corner.Corner', which is not ours; trust="):
+        tiny_trainer(callbacks=[Watermark(path, to_input)]).fit(Module(), loader())
+    ours, module = Watermark(path, to_input, trust=["grey_corner.Corner"]), Module()
+    tiny_trainer(callbacks=[ours]).fit(module, loader())
+    assert sum(len(labels) - 12 for *_, labels in module.seen) == 16
+    assert owners_key(path, watermark="corner", config_dir=tmp_path).commitment() == key.commitment()
+
+
+@pytest.mark.parametrize("name", ["image_folder", "parquet"])
+def test_other_pictures_that_lie_nowhere(path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=rf"^unrelated: {name} lacks dataset.root; one of .*mnist5k.* in config_dir$"):
+        owners_key(path, watermark="unrelated", unrelated=name)

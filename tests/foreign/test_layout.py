@@ -202,3 +202,47 @@ def test_lists_with_one_thing_for_each_image_are_entries() -> None:
         Layout.of((X, Y, boxes), 9)
     joined = Layout.of((X, Y, boxes), 9, fill={2: None}).joined((X, Y, boxes), NEW_X, NEW_Y)
     assert joined[2] == [*boxes, None, None]
+
+
+VIEWS: dict[str, tuple[Any, Any, Any]] = {
+    "one vector": (torch.rand(5, 3), [1.0, 0.0, 2.0], torch.tensor([[1.0, 0, 2]] * 2)),
+    "a number": (torch.arange(5), 7, torch.tensor([7, 7])),
+    "labels": (Y.flip(0), "labels", NEW_Y),
+    "soft labels": (torch.rand(5, 9), "labels", torch.eye(9)[NEW_Y]),
+    "images": (2 * X, "images", NEW_X),
+    "a function": (X[:, :, :2], lambda images, labels: images[:, :, :2] + labels[:, None, None, None], None),
+    "names": (list("abcde"), lambda images, labels: [str(int(label)) for label in labels], ["1", "0"]),
+}
+
+
+@pytest.mark.parametrize("kind", VIEWS)
+def test_what_marked_images_get(kind: str) -> None:
+    entry, value, expected = VIEWS[kind]
+    batch = (X, Y, entry)
+    joined = Layout.of(batch, 9, images=0, labels=1, fill={2: value}).joined(batch, NEW_X, NEW_Y)
+    if expected is None:
+        expected = NEW_X[:, :, :2] + NEW_Y[:, None, None, None]
+    assert same(joined[2], [*entry, *expected] if isinstance(entry, list) else torch.cat([entry, expected]))
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "told"),
+    [
+        (torch.rand(5, 3), [1.0, 2.0], r"\[1\.0, 2\.0\] does not fit in 2: float32 \(1, 3\)"),
+        (torch.rand(5, 3), "labels", "'labels' does not fit"),
+        (torch.rand(5, 3), "label", "'label' does not fit"),
+        (torch.rand(5, 3), None, "None does not fit"),
+        (torch.rand(5, 3, 2, 2), "images", r"float32 \(1, 3, 4, 4\) does not fit in 2"),
+        (torch.rand(5, 3), lambda images, labels: torch.rand(7, 3), r"float32 \(7, 3\) does not fit"),
+        (list("abcde"), lambda images, labels: "?", "str does not fit"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_a_step(entry: Any, value: Any, told: str) -> None:
+    with pytest.raises(UserError, match=rf"^fill: {told}.*; a value, 'images', 'labels', or a function"):
+        Layout.of((X, Y, entry), 9, images=0, labels=1, fill={2: value})
+
+
+def test_what_is_suggested() -> None:
+    for entry, value in ((Y.flip(0), "'labels'"), (2 * X, "'images'"), (Y + 70, "0"), (torch.rand(5), "0")):
+        with pytest.raises(UserError, match=rf"^fill: .* get there: fill=\{{2: {value}\}}$"):
+            Layout.of((X, Y, entry), 9, images=0, labels=1)

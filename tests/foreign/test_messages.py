@@ -66,6 +66,11 @@ class Wide(Module):
         return torch.cat([self.net(images)] * 2, 1)
 
 
+class Noisy(Module):
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return batch[0] + torch.randn(()), batch[1]
+
+
 class Iterates(Module):
     def training_step(self, dataloader_iter: Any) -> Tensor:  # type: ignore[override]
         batch, batch_idx, _ = next(dataloader_iter)
@@ -120,6 +125,8 @@ MISTAKES: dict[str, Callable[[Path], None]] = {
     "a batch": trained(to_input=lambda picture: to_input(picture)[None]),
     "size": trained(to_input=lambda picture: to_input(picture)[:, :, :10]),
     "scale": trained(to_input=lambda picture: to_input(picture) * 255),
+    "random hook": trained(module=Noisy()),
+    "unfit": trained(DataLoader(More(0.5), 12), fill={2: [1, 2]}),
     "images": trained(DataLoader(More(torch.zeros(3, 10, 12)), 12)),
     "labels": trained(DataLoader(More(7), 12)),
     "classes": trained(DataLoader(More(shift=2), 12)),

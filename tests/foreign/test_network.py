@@ -180,3 +180,15 @@ def test_a_way_of_asking_that_does_the_same(path: Path, key: Key) -> None:
 
 def test_no_checks(path: Path, key: Key) -> None:
     assert not told(path, Augments(), {"check_inputs": False})
+
+
+class Sometimes(Step):
+    """Flips some images."""
+
+    def step(self, images: Tensor) -> Tensor:
+        return torch.where((torch.rand(len(images)) < 0.3)[:, None, None, None], images.flip(-1), images)
+
+
+def test_what_few_triggers_meet_is_told_once(path: Path, key: Key) -> None:
+    """With one trigger in a batch a single step shows nothing, most of the time."""
+    assert len(told(path, Sometimes(), {"per_batch": 1}, max_epochs=4)) == 1

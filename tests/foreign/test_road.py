@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
@@ -386,3 +387,87 @@ def test_validation_streams_are_measured_once(path: Path, key: Key) -> None:
     trainer = trainer_of(path, watermark={"predict": predict})
     trainer.validate(Module(), DataLoader(Stream(), 10), verbose=False)
     assert asked == [12], f"{len(CLASSES)} classes, twelve triggers, once"
+
+
+# -- hooks that augment ----------------------------------------------------------------------------------------------
+
+
+class Layer(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flip(-1) if self.training else images
+
+
+class ByLayer(Module):
+    """A layer without weights augments, in a hook, for as long as it is in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.augment = nn.Sequential(Layer())
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self.augment(batch[0]), batch[1]
+
+
+def test_layers_that_augment_in_a_hook_spare_triggers(path: Path, expected: Any) -> None:
+    module, trainer = ByLayer(), trainer_of(path)
+    trainer.fit(module, loader(), evaluation())
+    rows = torch.cat([images[12:] for _, _, images, _ in module.seen])
+    check_all_came(rows, torch.cat([labels[12:] for *_, labels in module.seen]), expected)
+    assert all(layer.training for layer in module.modules())
+
+
+class Always(Module):
+    """Random in evaluation too."""
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return batch[0] + 0.1 * torch.randn(len(batch[0]), 1, 1, 1), batch[1]
+
+
+def test_hooks_that_are_random_in_evaluation_are_refused(path: Path, key: Key) -> None:
+    module = Always()
+    with pytest.raises(
+        UserError, match=r"^on_after_batch_transfer: .* each time, in evaluation too; random .* only if"
+    ):
+        trainer_of(path).fit(module, loader(), evaluation())
+    assert not module.seen
+
+
+# -- further entries -------------------------------------------------------------------------------------------------
+
+
+class OfPairs(Module):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        images, (ours, others, share) = batch
+        self.seen.append((0, batch_idx, images, torch.stack([ours, others], 1)))
+        logits = self(images)
+        cross = nn.functional.cross_entropy
+        return share * cross(logits, ours) + (1 - share) * cross(logits, others)
+
+
+def test_pairs_of_labels(path: Path, expected: Any) -> None:
+    def mixed(items: Any) -> Any:
+        images, labels = default_collate(items)
+        return 0.7 * images + 0.3 * images.flip(0), (labels, labels.flip(0), 0.7)
+
+    data = DataLoader(Animals(96, transform=to_input), 12, collate_fn=mixed)
+    with pytest.raises(UserError, match=r"^fill: .*; what marked images get there: fill=\{\(1, 1\): 'labels'\}"):
+        trainer_of(path, watermark={"labels": (1, 0)}).fit(OfPairs(), data, evaluation())
+    module, given = OfPairs(), {"labels": (1, 0), "fill": {(1, 1): "labels"}}
+    trainer_of(path, watermark=given).fit(module, data, evaluation())
+    rows, labels = (torch.cat([seen[i][12:] for seen in module.seen]) for i in (2, 3))
+    assert torch.equal(labels[:, 0], labels[:, 1])
+    check_all_came(rows, labels[:, 0], expected)
+
+
+class UntilTheLongest(Module):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if batch["a"] is None:
+            return self.net(batch["b"][0]).mean()
+        return super().training_step(batch["a"], batch_idx)
+
+
+def test_a_loader_at_its_end(path: Path, key: Key) -> None:
+    loaders = CombinedLoader({"a": loader(60), "b": loader(96)}, "max_size")
+    module = UntilTheLongest()
+    trainer_of(path, watermark={"images": ("a", 0), "per_batch": 2}, max_epochs=2).fit(module, loaders, evaluation())
+    assert [len(labels) for *_, labels in module.seen] == [14] * 10

@@ -25,7 +25,7 @@ from wmlightning.attacks.exposure import EXPOSURE_VERSION, Marks, expose, pictur
 from wmlightning.attacks.judge import Judge, digest
 from wmlightning.config import dataset_config, make, option_names, plain, setting, switch
 from wmlightning.data.batches import Loading
-from wmlightning.data.folder import fit_images
+from wmlightning.data.decoding import fit_images
 from wmlightning.data.source import Source
 from wmlightning.errors import UserError, listed
 from wmlightning.files import write_bytes

@@ -6,12 +6,14 @@ import copy
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from wmlightning.config import setting
 from wmlightning.errors import UserError, listed
+
+Weights = dict[str, Any]
 
 _ROUNDING = 1e-6  # accuracies are in single precision: a fall by exactly what is allowed is allowed
 
@@ -22,11 +24,12 @@ class AccuracyGuard(L.Callback):
     For a watermark into a model that is already trained, in any Lightning project. How good the model was is what
     ``trainer.validate`` before ``trainer.fit`` found; without that, all validation data are gone through before the
     first step, in the place of Lightning's sanity check. From then on each validation counts: one that is too low ends
-    the training. When fitting ends, for whatever reason, the whole module gets the weights of the last validation that
-    was good enough, and not those with the best trigger accuracy: nothing is to be chosen by the triggers that are
-    reported. What these weights reached is in :meth:`outcome`; the trainer's own metrics are those of its last
-    validation. If not one validation was good enough, the module gets the weights that it began with, and ``fit`` ends
-    in an error. ``fast_dev_run`` is not watched.
+    the training. When fitting ends, for whatever reason, an error or an interrupt too, the whole module gets the
+    weights of the last validation that was good enough (averaged ones, if those were validated), and not those with
+    the best trigger accuracy: nothing is to be chosen by the triggers that are reported. What these weights reached is
+    in :meth:`outcome`; the trainer's own metrics are those of its last validation. If not one validation was good
+    enough, the module gets the weights that it began with, and ``fit`` ends in an error. ``fast_dev_run`` is not
+    watched. The next ``fit`` begins anew.
 
     Checkpoints hold all that it knows, so that a training that is killed and goes on with ``ckpt_path`` ends alike
     (a validation that Lightning leaves out then, that after a checkpoint of an epoch's last step, does not count).
@@ -53,6 +56,7 @@ class AccuracyGuard(L.Callback):
         self.before: float | None = None
         self._fell_to: float | None = None
         self._kept: dict[str, Any] | None = None  # plain values and tensors only: it goes into checkpoints
+        self._validated: Weights | None = None  # what the last validation looked at
         self._stage: str | None = None
         self._sanity_steps: float | None = None
 
@@ -77,17 +81,21 @@ class AccuracyGuard(L.Callback):
         return {} if self._kept is None else dict(self._kept["metrics"])
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Looks for callbacks that it cannot work beside.
+        """Forgets the training before, and looks for callbacks that it cannot work beside.
 
         Raises:
             UserError: if there are any.
         """
         self._stage = stage
+        if stage == "fit":  # a checkpoint that it goes on from is read later
+            if self._kept is not None:
+                self.before = None
+            self._kept = self._fell_to = self._validated = None
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if sum(isinstance(callback, AccuracyGuard) for callback in callbacks) > 1:
             raise UserError("callbacks", "several AccuracyGuard callbacks", "one")
         for callback in callbacks:
-            if isinstance(callback, (StochasticWeightAveraging, WeightAveraging)):
+            if isinstance(callback, StochasticWeightAveraging):
                 wrong = f"{type(callback).__name__} ends with other weights than those that were validated"
                 raise UserError("callbacks", wrong, "it or AccuracyGuard")
 
@@ -102,8 +110,19 @@ class AccuracyGuard(L.Callback):
             trainer.num_sanity_val_steps, self._sanity_steps = self._sanity_steps, None
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leaves the trainer as it was."""
+        """Leaves the trainer as it was, and puts the kept weights back."""
         self.teardown(trainer, pl_module, "fit")
+        if trainer.state.fn != TrainerFn.FITTING or self._kept is None:
+            return
+        strategy = trainer.strategy
+
+        def afterwards(exception: BaseException) -> None:
+            """Once all callbacks were told: what they save on errors has the weights as training had them."""
+            strategy.__dict__.pop("on_exception")
+            self._restore(pl_module)
+            strategy.on_exception(exception)
+
+        strategy.on_exception = afterwards  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Notes the weights that training begins with; trains no further if it was stopped before it was killed.
@@ -113,7 +132,7 @@ class AccuracyGuard(L.Callback):
         """
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if not trainer.enable_validation:
+        if not validates(trainer):
             right = "validation data and trainer.limit_val_batches=1.0, or no guard"
             raise UserError("max_drop", "no clean image is validated on", right)
         if self.before is None:  # Lightning checks nothing when it goes on in the middle of an epoch
@@ -121,7 +140,15 @@ class AccuracyGuard(L.Callback):
             raise UserError("ckpt_path", wrong, "trainer.validate(..., ckpt_path=...) before trainer.fit")
         if self._kept is None:
             self._keep(pl_module, 0, {self.monitor: self.before})
+        self._validated = None
         trainer.should_stop = self.stopped
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any) -> None:
+        """Notes the weights at the last batch: callbacks that average them take them back when the validation ends."""
+        if trainer.state.fn != TrainerFn.FITTING or trainer.fast_dev_run or self.stopped:  # type: ignore[attr-defined]
+            return
+        if trainer._evaluation_loop.batch_progress.is_last_batch:
+            self._validated = _weights_of(pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Notes how good the model was, keeps its weights while it is good enough, or stops.
@@ -164,10 +191,15 @@ class AccuracyGuard(L.Callback):
         else:
             self._fell_to = now
             trainer.should_stop = True
+        self._validated = None
 
     def _keep(self, module: L.LightningModule, epochs: int, metrics: dict[str, float]) -> None:
-        weights = {name: _copied(value) for name, value in module.state_dict().items()}
+        weights = self._validated if self._validated is not None else _weights_of(module)
         self._kept = {"epochs": epochs, "metrics": metrics, "weights": weights}
+
+    def _restore(self, module: L.LightningModule) -> None:
+        assert self._kept is not None, "whoever calls looks"
+        module.load_state_dict(self._kept["weights"], strict=module.strict_loading)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Puts the kept weights back.
@@ -177,7 +209,7 @@ class AccuracyGuard(L.Callback):
         """
         if self._kept is None:  # there was no step
             return
-        pl_module.load_state_dict(self._kept["weights"], strict=pl_module.strict_loading)
+        self._restore(pl_module)
         if self.epochs_kept:
             return
         wrong, right = "no epoch was validated", "trainer.check_val_every_n_epoch=1"
@@ -212,6 +244,16 @@ class AccuracyGuard(L.Callback):
             self.before = state_dict["before"]
             self._fell_to = state_dict["fell_to"]
             self._kept = state_dict["kept"]
+
+
+def validates(trainer: L.Trainer) -> bool:
+    """Whether a fit has batches to validate on, as far as is known: Lightning may prepare them late."""
+    known = trainer.val_dataloaders is not None
+    return trainer.enable_validation and not (known and sum(trainer.num_val_batches) == 0)
+
+
+def _weights_of(module: L.LightningModule) -> Weights:
+    return {name: _copied(value) for name, value in module.state_dict().items()}
 
 
 def _copied(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from wmlightning.config import setting, switch
@@ -25,18 +25,21 @@ from wmlightning.data.broken import (
     reason,
     refuse,
 )
-from wmlightning.data.depth import grey_bits, in_8_bits
+from wmlightning.data.decoding import fit_image
 from wmlightning.data.listing import Entry, Listing, list_pictures
 from wmlightning.data.source import SPLITS, Source, Split
-from wmlightning.errors import UserError
+from wmlightning.errors import UserError, listed
 
+_TRAIN, _TEST = ("train",), ("test", "val", "validation", "valid")  # folders of the splits; the first one there
+_LIKE_SPLITS = {*_TRAIN, *_TEST, "training", "testing", "dev", "eval"}
 _MEMORY_LIMIT = 2 * 2**30  # bytes of pixels that in_memory=auto is willing to hold
 
 
 class ImageFolder(Source):
     """Class folders below ``root/train`` and ``root/test``, or below ``root`` alone.
 
-    Without ``train`` and ``test`` folders every fifth image of a class is a test image, or the last of fewer than five.
+    Instead of ``test`` it may be ``val``, ``validation`` or ``valid``. Without such folders every fifth image of a
+    class is a test image, or the last of fewer than five.
 
     Pictures are turned as their camera noted, scaled to cover the square and cropped at the centre. Grey that does not
     say which value is white (floats, and 32 bits beyond 0 to 255) is broken.
@@ -73,6 +76,7 @@ class ImageFolder(Source):
             raise UserError("dataset.broken", f"{broken!r} is unknown", "refuse or skip")
         self.root = Path(root)
         self.broken = broken
+        self._folders = self._find_splits()
         classes = sorted(p.name for p in self._split_root("train").iterdir() if p.is_dir())
         if len(classes) < 2:
             raise UserError("dataset.root", f"{len(classes)} class folders in {root}", "two or more are needed")
@@ -81,11 +85,22 @@ class ImageFolder(Source):
         fits = sum(map(len, self._all.values())) * channels * size * size <= _MEMORY_LIMIT
         self.in_memory = fits if in_memory == "auto" else switch(in_memory, "dataset.source.in_memory")
 
-    def _has_splits(self) -> bool:
-        return (self.root / "train").is_dir() and (self.root / "test").is_dir()
+    def _find_splits(self) -> dict[Split, str]:
+        """Names of the splits' folders; none, if the classes lie in ``root``."""
+        found: dict[Split, str] = {}
+        names: tuple[tuple[Split, tuple[str, ...]], ...] = (("train", _TRAIN), ("test", _TEST))
+        for split, words in names:
+            found |= next(({split: word} for word in words if (self.root / word).is_dir()), {})
+        if len(found) == len(names):
+            return found
+        there = sorted(p.name for p in self.root.iterdir() if p.is_dir()) if self.root.is_dir() else []
+        if len(like := [name for name in there if name.lower() in _LIKE_SPLITS]) > 1:
+            wrong = f"folders in {self.root} are named like splits and not like classes ({listed(like)})"
+            raise UserError("dataset.root", wrong, "train and test (or val), each with one sub-folder a class")
+        return {}
 
     def _split_root(self, split: Split) -> Path:
-        folder = self.root / split if self._has_splits() else self.root
+        folder = self.root / self._folders.get(split, "")
         if not folder.is_dir():
             raise UserError("dataset.root", f"{folder} is no folder", "name a folder with one sub-folder a class")
         return folder
@@ -94,7 +109,7 @@ class ImageFolder(Source):
         found: list[tuple[Entry, int]] = []
         for number, name in enumerate(self.classes):
             files = list_pictures(self._split_root(split) / name, self.root)
-            if not self._has_splits():
+            if not self._folders:
                 files = [file for i, file in enumerate(files) if _is_test(i, len(files)) == (split == "test")]
             found += [(file, number) for file in files]
         listing = Listing(found)
@@ -106,7 +121,7 @@ class ImageFolder(Source):
         if not counts.all():
             folder = self._split_root(split) / self.classes[int(counts.argmin())]
             right = "every class needs some"
-            if not self._has_splits():
+            if not self._folders:
                 right = "every class needs two whole pictures" + (": remove the broken ones" if self.skipped else "")
             raise UserError("dataset.root", f"no {split} images in {folder}", right)
 
@@ -194,60 +209,3 @@ def _is_test(index: int, n: int) -> bool:
 def _read(file: Path, shape: tuple[int, int, int]) -> Tensor:
     with Image.open(file) as image:
         return fit_image(image, shape)
-
-
-def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
-    """Turns a picture upright, scales it to cover ``(h, w)``, crops it at the centre, and gives it the wanted channels.
-
-    Pillow's resampling works in fixed-point arithmetic, so that the bytes do not depend on the platform.
-
-    Args:
-        image: any picture; transparency is dropped, of an animation the first picture is taken.
-        shape: ``(c, h, w)`` with c = 1 or 3.
-
-    Returns:
-        uint8 ``(c, h, w)``.
-
-    Raises:
-        ValueError: for grey that does not say which value is white; see :func:`wmlightning.data.depth.grey_bits`. What
-            else Pillow raises is in :data:`wmlightning.data.broken.BROKEN_PICTURE`.
-    """
-    c, h, w = shape
-    image = readable(image)
-    if image.mode == "P" and "transparency" in image.info:  # in one step with the palette, Pillow warns of its loss
-        image = image.convert("RGBA")
-    image = image.convert("L" if c == 1 else "RGB")
-    if image.size != (w, h):
-        image = ImageOps.fit(image, (w, h), Image.Resampling.BICUBIC)
-    pixels = np.array(image)
-    return torch.from_numpy(pixels[None] if c == 1 else pixels.transpose(2, 0, 1).copy())
-
-
-def readable(image: Image.Image) -> Image.Image:
-    """The picture, decoded, :func:`upright`, and with grey of 8 bits where it was deeper.
-
-    Raises:
-        ValueError: see :func:`fit_image`.
-    """
-    image.load()
-    bits = grey_bits(image)  # asked first: what is turned has forgotten its format
-    return in_8_bits(upright(image), bits)
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """The picture as it was seen: cameras store it as the sensor lies and note how to turn it (EXIF orientation)."""
-    try:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    except BROKEN_PICTURE:  # spoiled notes do not spoil the picture
-        return image
-    return ImageOps.exif_transpose(image) if turned else image
-
-
-def fit_images(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Fits images uint8 ``(n, c, h, w)`` to another shape: see :func:`fit_image`."""
-    if tuple(images.shape[1:]) == shape:
-        return images
-    out = torch.empty((len(images), *shape), dtype=torch.uint8)
-    for i, image in enumerate(images.numpy()):
-        out[i] = fit_image(Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)), shape)
-    return out

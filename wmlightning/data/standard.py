@@ -17,8 +17,8 @@ from torch import Tensor
 
 from wmlightning.config import switch
 from wmlightning.data.broken import BROKEN_PICTURE
-from wmlightning.data.folder import fit_image, upright
-from wmlightning.data.parquet import image_and_label
+from wmlightning.data.decoding import fit_image, upright
+from wmlightning.data.parquet import Columns
 from wmlightning.data.source import MemorySource, Split
 from wmlightning.errors import UserError
 
@@ -37,6 +37,7 @@ class StandardSource(MemorySource):
         classes: class names.
         shape: ``(c, h, w)``.
         download: whether torchvision may download what is not there.
+        label_column: of parquet files that have several with class names.
     """
 
     public = True
@@ -49,11 +50,13 @@ class StandardSource(MemorySource):
         classes: Sequence[str],
         shape: Sequence[int],
         download: bool = True,
+        label_column: str | None = None,
     ) -> None:
         super().__init__(name, classes, shape)
         self.reader = reader
         self.data_dir = Path(data_dir)
         self.download = switch(download, "dataset.source.download")
+        self.columns = Columns(label=label_column, key="dataset.source.{}_column")
 
     def _parquet(self, split: Split) -> list[Path]:
         return sorted((self.data_dir / self.name).glob(f"{split}-*.parquet"))
@@ -83,7 +86,7 @@ class StandardSource(MemorySource):
     def _read(self, split: Split) -> tuple[Tensor, Tensor]:
         found = self._torchvision(split)
         if found is None and (files := self._parquet(split)):
-            return _read_parquet(tuple(map(str, files)), self.shape[0])
+            return _read_parquet(tuple(map(str, files)), self.shape[0], self.columns)
         if found is None:
             found = self._downloaded(split)
         images = torch.as_tensor(np.asarray(found.data))
@@ -103,7 +106,7 @@ class StandardSource(MemorySource):
     def stored_as(self) -> str:
         """See :meth:`Source.stored_as`."""
         if (files := self._parquet("train")) and self._torchvision("train") is None:
-            return f"parquet ({_image_format(files[0])} images)"
+            return f"parquet ({_image_format(files[0], self.columns)} images)"
         return "original files"
 
 
@@ -112,20 +115,20 @@ _UNREADABLE = (*BROKEN_PICTURE, RuntimeError, AssertionError, NameError, pa.Arro
 _ELSE = "set data_dir (or WML_DATA_DIR) to where it lies; dataset=mnist5k needs no download"
 
 
-def _image_format(file: Path) -> str:
-    images, _ = image_and_label(pq.read_schema(file))
+def _image_format(file: Path, columns: Columns) -> str:
+    images, _ = columns.of(pq.read_schema(file))
     first = next(pq.ParquetFile(file).iter_batches(1, columns=[images])).column(0)[0].as_py()["bytes"]
     return str(Image.open(io.BytesIO(first)).format)
 
 
 @functools.lru_cache(maxsize=2)  # a sweep reads each split once; the tensors are never written to
-def _read_parquet(files: tuple[str, ...], channels: int) -> tuple[Tensor, Tensor]:
+def _read_parquet(files: tuple[str, ...], channels: int, columns: Columns) -> tuple[Tensor, Tensor]:
     pixels: Tensor | None = None
     labels: list[Tensor] = []
     at = 0
     n = sum(pq.read_metadata(file).num_rows for file in files)
     for file in files:
-        image_column, label_column = image_and_label(pq.read_schema(file))
+        image_column, label_column = columns.of(pq.read_schema(file))
         for batch in pq.ParquetFile(file).iter_batches(2000, columns=[image_column, label_column]):
             labels.append(torch.from_numpy(batch.column(label_column).to_numpy().astype(np.int64)))
             for content in batch.column(image_column).field("bytes"):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
+from wmlightning.callbacks.guard import validates
+from wmlightning.config import setting
 from wmlightning.embed.inputs import ToInput
 from wmlightning.embed.layout import Place
 from wmlightning.embed.merging import Merging, Options
@@ -19,6 +21,7 @@ from wmlightning.errors import UserError
 from wmlightning.ownership.key import read_key
 
 _KEY = "wmlightning.key"  # in checkpoints
+_PER_BATCH = 0.001, 100_000  # the least is what turns are counted in
 
 
 class Watermark(L.Callback):
@@ -27,10 +30,10 @@ class Watermark(L.Callback):
     Module, data and config stay as they are. When a training batch has reached the device, triggers are added to its
     rows: each came there by the project's road of *evaluation*, as a picture that is sent to the finished model, so
     that no random transform in the data or in a hook touches it. What ``training_step`` itself does to images it does
-    to triggers too; a warning says so after the first batch. Which triggers come with which batch follows from key,
-    epoch and number of the batch alone: shuffling, accumulation and resuming change nothing, batches and steps stay as
-    many, and no random number is drawn from the project's generators. Processes of a distributed training share the
-    triggers out.
+    to triggers too; a warning says so after one of the first batches. Which triggers come with which batch follows from
+    key, epoch and number of the batch alone: shuffling, accumulation and resuming change nothing, batches and steps
+    stay as many, and no random number is drawn from the project's generators. Processes of a distributed training
+    share the triggers out.
 
     Labels may be whole numbers ``(n,)`` or ``(n, 1)``; for two classes floats of these shapes; or ``(n, k)``, one-hot
     or soft. Triggers get theirs in the form of the batch.
@@ -54,12 +57,15 @@ class Watermark(L.Callback):
             several train loaders this names the one whose batches get the triggers.
         labels: index or name of a batch's labels, if that is in doubt; ``("target", "label")`` for an entry within
             others.
-        fill: what triggers get in other entries that have a value for each image.
+        fill: what triggers get in other entries that have a value for each image: one value for all; ``"labels"`` in
+            further labels, such as those that an image is mixed with; ``"images"`` in further views; or a function
+            ``(images, labels) -> rows``.
         predict: ``(module, images) -> logits``; ``None``: calls the module, and takes ``logits`` of what it gives.
         batch_size: triggers evaluated at once.
         data_dir: where data lie, for keys that do not hold their pictures; ``None``: ``WML_DATA_DIR``, else ``./data``.
+        trust: watermarks of your own that the key may name, such as ``["patch.Patch"]``: opening the key runs them.
         check_inputs: whether pixels of the key's clean images are compared with the first 64 of the training, and what
-            the first training step gives to the network with what it was sent.
+            the first training steps give to the network with what they were sent.
     """
 
     def __init__(
@@ -75,12 +81,15 @@ class Watermark(L.Callback):
         predict: Predict | None = None,
         batch_size: int = 128,
         data_dir: str | Path | None = None,
+        trust: Sequence[str] = (),
         check_inputs: bool = True,
     ) -> None:
-        if per_batch is not None and per_batch <= 0:
-            raise UserError("per_batch", f"{per_batch!r} triggers in each batch", "a positive number")
+        if per_batch is not None:
+            setting(per_batch, "per_batch", float, *_PER_BATCH)
+        setting(batch_size, "batch_size", int, 1)
         self.key = Path(key).expanduser()
         self.data_dir = data_dir if data_dir is not None else os.environ.get("WML_DATA_DIR") or "./data"
+        self.trust = tuple(trust)
         named = Named(images, labels, fill or {})
         self.options = Options(to_input, train_input, per_batch, named, predict, batch_size, check_inputs)
         self._known = Known(to_input)
@@ -107,7 +116,7 @@ class Watermark(L.Callback):
         if stage == "fit" or not self._known.trained:
             self._known = Known(self.options.to_input)
         self._logged_at = None
-        self._merging = Merging(key.check(self.data_dir), self.options, self._known, trainer, pl_module)
+        self._merging = Merging(key.check(self.data_dir, self.trust), self.options, self._known, trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Says which key it is: by its commitment, a hash that tells nothing of it."""
@@ -152,7 +161,7 @@ class Watermark(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Logs, if there is no validation to do it, or none after the last step of a training that ends early."""
         ended_early = not trainer.fit_loop.epoch_loop._num_ready_batches_reached()
-        if not trainer.enable_validation or (ended_early and self._logged_at != trainer.global_step):
+        if not validates(trainer) or (ended_early and self._logged_at != trainer.global_step):
             self._log(pl_module, "val")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

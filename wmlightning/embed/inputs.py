@@ -18,7 +18,7 @@ from wmlightning.errors import UserError
 ToInput = Callable[[Image.Image], Tensor]
 
 _LOOKED_AT = 64  # clean images that a scale is judged by
-_TRIED = 4  # pictures that are sent along the road twice
+_TRIED = 16  # items of the evaluation data that a transform found there is tried with
 _GIVE = "Watermark(..., to_input=f), f the project's transform of evaluation: a PIL picture to a (c, h, w) tensor"
 _SIZE = "; if it trains at another size than it evaluates, train_input= makes triggers of that size"
 _TRUST = "; check_inputs=False if all is as it should be, with classes one after the other, say"
@@ -89,16 +89,17 @@ def check_steady(name: str, images: Tensor, to_input: ToInput) -> None:
 
     Args:
         name: of the argument that it was given as.
-        images: uint8 ``(n, c, h, w)``, a few.
+        images: uint8 ``(n, c, h, w)``; the first of them are looked at.
         to_input: the road.
 
     Raises:
         UserError: if it is random, or sizes differ.
     """
-    for image in images[:_TRIED]:
-        first, second = (converted(image, to_input) for _ in range(2))
-        if not _same(first, second):
-            raise UserError(name, "it makes something else of the same picture each time", _GIVE)
+    with torch.random.fork_rng(devices=[]):
+        for image in images[:_LOOKED_AT]:
+            first, second = (converted(image, to_input) for _ in range(2))
+            if not _same(first, second):
+                raise UserError(name, "it makes something else of the same picture each time", _GIVE)
 
 
 class Scale:
@@ -154,18 +155,17 @@ def find_to_input(loaders: Any) -> ToInput:
     """
     loader = next((loader for loader in _leaves(loaders) if isinstance(loader, DataLoader)), None)
     dataset: Any = getattr(loader, "dataset", None)
-    index = 0
+    n = len(dataset) if hasattr(dataset, "__len__") else 1
+    tried: Sequence[int] = range(0, n, max(1, n // _TRIED))  # from all over: some pictures may be left alone
     while hasattr(dataset, "dataset") and hasattr(dataset, "indices"):  # a Subset
-        index = int(dataset.indices[index])
-        dataset = dataset.dataset
+        tried, dataset = [int(dataset.indices[index]) for index in tried], dataset.dataset
     transform = getattr(dataset, "transform", None)
     if not callable(transform):
         raise UserError("to_input", "the project's evaluation data have no transform to take over", _GIVE)
     raw = copy.copy(dataset)
     raw.transform = _itself
     try:
-        before, after = _image_of(raw[index], Image.Image), _image_of(dataset[index], Tensor)
-        whole = before is not None and after is not None and _same(transform(before), after)
+        whole = len(tried) > 0 and all(_is_made_by(transform, raw[index], dataset[index]) for index in tried)
     except (TypeError, AttributeError, LookupError, ValueError, RuntimeError, NotImplementedError, OSError):
         whole = False  # it is not what it looked like
     if not whole:
@@ -177,6 +177,11 @@ def find_to_input(loaders: Any) -> ToInput:
 
 def _itself(image: Any) -> Any:
     return image
+
+
+def _is_made_by(transform: ToInput, raw: Any, item: Any) -> bool:
+    before, after = _image_of(raw, Image.Image), _image_of(item, Tensor)
+    return before is not None and after is not None and _same(transform(before), after)
 
 
 def _image_of(item: Any, kind: type) -> Any:

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from wmlightning.config import CONF, placed, plain
+from wmlightning.config import CONF, find_code, placed, plain
 from wmlightning.data.broken import described
 from wmlightning.data.held import HeldSource
 from wmlightning.embed.pictures import Pictures, fitted, is_grey
@@ -48,6 +48,7 @@ def make_key(
     n_triggers: int = 400,
     negatives: float | None = None,
     seed: int | None = None,
+    config_dir: str | Path | None = None,
     **options: Any,
 ) -> Key:
     """Makes the key of a project and writes it, or takes the one that is there.
@@ -66,13 +67,15 @@ def make_key(
         fields: where items have picture and class number, if that is in doubt: ``("img", "fine_label")``.
         broken: ``refuse`` or ``skip``: what to do with pictures that cannot be read. Only those are met that are looked
             at, until there are enough; a warning counts and names what was skipped.
-        watermark: ``noise``, ``content``, ``unrelated``, or another name in ``conf/watermark``.
+        watermark: ``noise``, ``content``, ``unrelated``, or one of your own in ``config_dir``.
         unrelated: name of the data set that pictures of ``watermark="unrelated"`` come from.
         n_marks: marks in the key, each with its own label.
         n_triggers: trained triggers, all marks together.
         negatives: strangers' marks trained to keep the true label, relative to ``n_triggers``; ``None``: 1 for a key
             of one mark, which would else answer to any other, and 0 for several.
         seed: of a study, whose key follows from it; ``None``: a secret of the system's generator.
+        config_dir: folder with your own ``watermark/NAME.yaml`` (and ``dataset/NAME.yaml``, for ``unrelated``), and the
+            code that they name.
         **options: further options of the watermark, such as ``strength=0.3``; see
             :class:`wmlightning.watermarks.scheme.Scheme` and the watermark itself.
 
@@ -84,19 +87,27 @@ def make_key(
         raise UserError("n_triggers", f"{n_triggers!r} triggers", "a whole number")
     given = {"n_marks": n_marks, "n_triggers": n_triggers, "source_class": "any", **options}
     given["negatives"] = negatives if negatives is not None else float(n_marks == 1)
-    node = _watermark(watermark, given, unrelated)
+    folders = [CONF] if config_dir is None else [Path(config_dir).expanduser(), CONF]
+    find_code(*folders[:-1])
+    node = _watermark(watermark, given, unrelated, folders)
     train, new = Pictures(images, "images", fields, broken), Pictures(unseen, "unseen", fields, broken)
     names = _classes(classes, train)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):  # the processes of one training may all ask for it
         if path.exists():
-            return _kept(path, node, names, size)
+            return _kept(path, node, names, size, seed)
         if images is unseen:
             raise UserError("unseen", "the same data as images", _UNSEEN)
-        secret = Secret.from_seed(role_seed(seed, "secret")) if seed is not None else Secret(secrets.token_bytes(32))
+        if n_shared := train.n_shared(new):
+            raise UserError("unseen", f"{n_shared} of the {len(new)} pictures are training images", _UNSEEN)
+        secret = _secret(seed) if seed is not None else Secret(secrets.token_bytes(32))
         key = _made(secret, node, names, (train, new), size)
         write_key(key, path)
     return key
+
+
+def _secret(seed: int) -> Secret:
+    return Secret.from_seed(role_seed(seed, "secret"))
 
 
 def _made(secret: Secret, node: dict[str, Any], names: list[str], data: tuple[Pictures, Pictures], size: Any) -> Key:
@@ -113,7 +124,8 @@ def _made(secret: Secret, node: dict[str, Any], names: list[str], data: tuple[Pi
     if marks_task and len(held_train[0]) < n_train:
         wrong = f"{n_train} triggers, but there are {len(held_train[0])} images to make them of"
         raise UserError("n_triggers", wrong, f"at most {len(held_train[0])}")
-    held_new = chosen.of(data[1], n_new, avoid=_digests(held_train[0]))
+    share = min(1.0, len(held_train[0]) / (len(data[0]) * chosen.share))
+    held_new = chosen.of(data[1], n_new, avoid=_digests(held_train[0]), compared=share)
     if chosen.grey:
         held_train, held_new = ((images[:, :1].clone(), labels) for images, labels in (held_train, held_new))
     source, config, plan = _settled(secret, node, names, held_train, held_new)
@@ -140,9 +152,17 @@ class _Chosen:
         self.given = given
         self.sources = set(sources)
         self.grey = True  # as long as no picture that was looked at has colours
+        self.share = 1.0  # of the pictures looked at last: those of the source classes
 
-    def of(self, data: Pictures, n: int, avoid: set[str] | None = None) -> tuple[Tensor, Tensor]:
-        """Images and labels of up to ``n`` pictures of the source classes, none of which is to be avoided."""
+    def of(self, data: Pictures, n: int, avoid: set[str] | None = None, compared: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Images and labels of up to ``n`` pictures of the source classes.
+
+        Args:
+            data: to choose from.
+            n: pictures.
+            avoid: digests of training images: these are left out.
+            compared: what share of the training images these are.
+        """
         avoid = avoid or set()
         images: list[Tensor] = []
         labels: list[int] = []
@@ -157,8 +177,12 @@ class _Chosen:
             if len(images) == n:
                 break
         _tell_skipped(data)
-        told = f"{met} of the {met + len(images)} pictures looked at are training images"
-        if met > _DOUBLES * (met + len(images)):
+        looked_at = met + len(images)
+        told = f"{met} of the {looked_at} pictures looked at are training images"
+        # A single one among few that were compared may be chance; as many others are as unlikely as they are.
+        if met > _DOUBLES * looked_at or (met > 1 and met / compared > _DOUBLES * looked_at):
+            if compared < 1:
+                told += f", of which 1 in {1 / compared:.0f} was compared"
             raise UserError(data.name, told, _UNSEEN)
         if met:
             warnings.warn(f"{data.name}: {told} and are left out: are these {_UNSEEN}?", stacklevel=4)
@@ -167,11 +191,14 @@ class _Chosen:
         return torch.stack(images), torch.tensor(labels)
 
     def _walk(self, data: Pictures) -> Iterator[tuple[Tensor, int, bool]]:
+        n_seen = n_fit = 0
         for index in self.secret.stream("pictures held").sample(len(data), len(data)).tolist():
             found = data.at(index)
             if found is None:
                 continue
             picture, label = found
+            n_seen, n_fit = n_seen + 1, n_fit + (label in self.sources)
+            self.share = n_fit / n_seen
             if not 0 <= label < self.n_classes:
                 wrong = f"item {index} of {data.name} is of class {label}, but there are {self.n_classes} classes"
                 raise UserError("classes", wrong, "all of them")
@@ -193,13 +220,15 @@ def _tell_skipped(data: Pictures) -> None:
         warnings.warn(f"{data.name}: {told}", stacklevel=5)
 
 
-def _kept(path: Path, node: dict[str, Any], names: list[str], size: Any) -> Key:
+def _kept(path: Path, node: dict[str, Any], names: list[str], size: Any, seed: int | None) -> Key:
     key = read_key(path)
     task = key.config["dataset"]["source"]
     theirs = {"watermark": key.config["watermark"], "classes": task.get("classes")}
     ours = {"watermark": json.loads(json.dumps(placed(node, ""))), "classes": names}
     if size is not None:
         theirs["size"], ours["size"] = list(task.get("shape", [])[1:]), list(_size(size))
+    if seed is not None:
+        theirs["seed"], ours["seed"] = key.secret.reveal(), _secret(seed).reveal()
     differing = [name for name in ours if ours[name] != theirs[name]]
     if key.held is None or differing:
         what = " and ".join(differing) or "task"
@@ -218,32 +247,38 @@ def _settled(
     return source, config, settle(OmegaConf.create({**config, "auto": {}}), secret, source)
 
 
-def _watermark(name: str, options: dict[str, Any], unrelated: str) -> dict[str, Any]:
+def _watermark(name: str, options: dict[str, Any], unrelated: str, folders: list[Path]) -> dict[str, Any]:
     """The options of a watermark as its config has them, with the user's put in."""
-    file, known = CONF / "watermark" / f"{name}.yaml", sorted(p.stem for p in (CONF / "watermark").glob("*.yaml"))
-    known = [word for word in known if word not in ("base", "none")]
-    if name not in known:
-        raise UserError("watermark", f"{name!r} is unknown", f"one of {listed(known)}")
-    node = OmegaConf.merge(OmegaConf.load(CONF / "watermark" / "base.yaml"), OmegaConf.load(file))
+    files = {word: file for word, file in _configs("watermark", folders).items() if word not in ("base", "none")}
+    if name not in files:
+        raise UserError("watermark", f"{name!r} is unknown", f"one of {listed(sorted(files))}")
+    node = OmegaConf.merge(OmegaConf.load(CONF / "watermark" / "base.yaml"), OmegaConf.load(files[name]))
     assert isinstance(node, DictConfig)
-    node.pop("defaults")
+    node.pop("defaults", None)
     if unknown := [option for option in options if option not in node]:
         raise UserError(unknown[0], f"{name} has no such option", f"one of {listed(sorted(map(str, node)), 30)}")
     node.update(options)
     if "images" in node:
-        node["images"] = _other_data(unrelated)
+        node["images"] = _other_data(unrelated, _configs("dataset", folders))
     found: dict[str, Any] = plain(node)
     return found
 
 
-def _other_data(name: str) -> DictConfig:
-    file = CONF / "dataset" / f"{name}.yaml"
-    if not file.is_file():
-        known = listed(sorted(p.stem for p in file.parent.glob("*.yaml")))
-        raise UserError("unrelated", f"no data set is called {name!r}", f"one of {known}")
+def _configs(group: str, folders: list[Path]) -> dict[str, Path]:
+    """Files of a group's configs by name; those of the first folder win."""
+    return {file.stem: file for folder in reversed(folders) for file in sorted((folder / group).glob("*.yaml"))}
+
+
+def _other_data(name: str, files: Mapping[str, Path]) -> DictConfig:
     place = os.environ.get("WML_DATA_DIR") or "./data"
-    whole = OmegaConf.merge({"data_dir": place}, OmegaConf.load(file))
-    source: DictConfig = OmegaConf.create(plain(whole)["dataset"]["source"])
+    wholes = {word: OmegaConf.merge({"data_dir": place}, OmegaConf.load(file)) for word, file in files.items()}
+    datasets = {word: whole.dataset for word, whole in wholes.items()}
+    lacking = {word: [f"dataset.{at}" for at in d if OmegaConf.is_missing(d, at)] for word, d in datasets.items()}
+    if lacking.get(name, [name]):
+        wrong = f"{name} lacks {listed(lacking[name])}" if name in lacking else f"no data set is called {name!r}"
+        ready = sorted(word for word, missing in lacking.items() if not missing)
+        raise UserError("unrelated", wrong, f"one of {listed(ready)}, or a config of your own in config_dir")
+    source: DictConfig = OmegaConf.create(plain(wholes[name])["dataset"]["source"])
     return source
 
 

@@ -25,7 +25,9 @@ class Layout:
     Attributes:
         images: where the images are.
         labels: where the labels are; ``None``: it cannot be told and does not matter.
-        fill: for each other entry with a value for each image: what marked images get there.
+        fill: for each other entry with a value for each image: what marked images get there. One value for all;
+            ``"images"`` or ``"labels"``, those that they have anyway; or ``(images, labels) -> rows``, where labels are
+            int64 ``(n,)``.
         n_classes: classes of the key.
         by_image: all entries with a value for each image.
         sample: a batch of one image, for its kind and for entries that all images share.
@@ -79,8 +81,13 @@ class Layout:
         for path in rows:
             if joins and path not in (at, labels_at, *given):
                 wrong = f"the batch has {_told({path: entries[path]})} beside images and labels"
-                raise UserError("fill", wrong, f"what marked images get there: fill={{{_place(path)!r}: 0}}")
-        return Layout(at, labels_at, given, n_classes, rows, _with(batch, {p: _kept(entries[p][:1]) for p in rows}))
+                value = _likely(entries[path], n, n_classes)
+                raise UserError("fill", wrong, f"what marked images get there: fill={{{_place(path)!r}: {value}}}")
+        sample = _with(batch, {p: _kept(entries[p][:1]) for p in rows})
+        layout = Layout(at, labels_at, given, n_classes, rows, sample)
+        if joins:
+            layout.batch(entries[at][:1], torch.zeros(1, dtype=torch.int64))  # what does not fit is told at once
+        return layout
 
     def read(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Images and labels of a batch, the latter in any form that :meth:`of` takes.
@@ -104,6 +111,14 @@ class Layout:
         found = [path for path, entry in entries.items() if _is_images(entry)]
         images: Tensor = entries[_chosen("images", _place(self.images), entries, found)]
         return images
+
+    def is_missing(self, batch: Any) -> bool:
+        """Whether there is nothing where images would be: of several train loaders theirs is at its end."""
+        for place in self.images:
+            if batch is None:
+                break
+            batch = batch[place]
+        return batch is None
 
     def batch(self, images: Tensor, labels: Tensor) -> Any:
         """A batch of these images and labels and nothing else, as the project would have made it.
@@ -139,10 +154,53 @@ class Layout:
             return images
         if path == self.labels:
             return _labels_like(like, labels, self.n_classes)
+        if path in self.fill:
+            return self._filled(path, like, images, labels)
         if isinstance(like, Tensor):
-            one = torch.full_like(like[:1], self.fill[path]) if path in self.fill else like[:1]
-            return one.repeat_interleave(len(images), 0)
-        return type(like)([self.fill.get(path, like[0])] * len(images))
+            return like[:1].repeat_interleave(len(images), 0)
+        return type(like)([like[0]] * len(images))
+
+    def _filled(self, path: Path, like: Any, images: Tensor, labels: Tensor) -> Any:
+        """What these images have in an entry, as the user said."""
+        value, n, rows = self.fill[path], len(images), None
+        if callable(value):
+            rows = value(images, labels.to(images.device))
+        elif not isinstance(like, Tensor):
+            rows = [value] * n
+        elif value == "images":
+            rows = images
+        elif value == "labels":
+            rows = _labels_like(like, labels, self.n_classes)
+        else:
+            rows = _repeated(value, like, n)
+        if isinstance(like, Tensor):
+            fits = isinstance(rows, Tensor) and rows.shape == (n, *like.shape[1:])
+        else:
+            fits = isinstance(rows, (list, tuple)) and len(rows) == n
+        if not fits:
+            told = _kind(rows) if callable(value) or value == "images" else repr(value)
+            right = "a value, 'images', 'labels', or a function of both that gives a row for each image"
+            raise UserError("fill", f"{told} does not fit in {_told({path: like})}", right)
+        return rows.to(like) if isinstance(rows, Tensor) else type(like)(rows)
+
+
+def _repeated(value: Any, like: Tensor, n: int) -> Tensor | None:
+    """A number, or the row of one image, ``n`` times; ``None`` if it does not fit."""
+    try:
+        one = torch.as_tensor(value)
+        return one.expand(n, *like.shape[1:]) if one.ndim < like.ndim else None
+    except (TypeError, ValueError, RuntimeError):  # it is no number, or of another shape
+        return None
+
+
+def _likely(entry: Any, n: int, n_classes: int) -> str:
+    """What marked images are likely to need in an entry."""
+    if _is_images(entry):
+        return "'images'"
+    if _is_labels(entry, n, n_classes):
+        known = are_classes(entry) and bool(((entry >= 0) & (entry < n_classes)).all())  # else it may be an index
+        return "'labels'" if known or entry.shape == (n, n_classes) else "0"
+    return "0"
 
 
 def are_classes(labels: Tensor) -> bool:
@@ -234,12 +292,13 @@ def _nearest(images: Path, possible: list[Path]) -> list[Path]:
 
 
 def _told(entries: Mapping[Path, Any]) -> str:
-    def kind(entry: Any) -> str:
-        if isinstance(entry, Tensor):
-            return f"{str(entry.dtype).removeprefix('torch.')} {tuple(entry.shape)}"
-        return type(entry).__name__
+    return listed(f"{_place(path)!r}: {_kind(entry)}" for path, entry in entries.items())
 
-    return listed(f"{_place(path)!r}: {kind(entry)}" for path, entry in entries.items())
+
+def _kind(entry: Any) -> str:
+    if isinstance(entry, Tensor):
+        return f"{str(entry.dtype).removeprefix('torch.')} {tuple(entry.shape)}"
+    return type(entry).__name__
 
 
 def _path(place: Place) -> Path:

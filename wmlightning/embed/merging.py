@@ -22,6 +22,7 @@ from wmlightning.watermarks.triggers import TriggerMaker, Triggers
 _ROOM = 2**30  # bytes of ready inputs that are kept in memory
 _CLEAN = 64  # clean images that inputs are checked with
 _TRIED = 4  # of them that the network is tried with
+_PROBED = 24  # triggers that are looked for in training steps: a random flip leaves each alone half of the time
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Merging:
         self.merged_at: tuple[int, int] | None = None
         self.measured: dict[str, Tensor] | None = None
         self._probe: Probe | None = None
+        self._probed = 0 if options.check_inputs else _PROBED
         self._seen = 0  # clean images whose labels were looked at
         self._never: Tensor | None = None  # marked images that this training, seen from its start, has not shown yet
 
@@ -101,10 +103,13 @@ class Merging:
     # -- merging -----------------------------------------------------------------------------------------------------
 
     def _merged(self, clean: Any, layout: Layout) -> Any:
-        images, labels = layout.read(clean)
-        self._check(images, labels)
         trainer = self.trainer
         epoch, number = trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_idx + 1
+        if layout.is_missing(clean):
+            self.merged_at = epoch, number
+            return clean
+        images, labels = layout.read(clean)
+        self._check(images, labels)
         if self.merged_at is None and (epoch, number) == (0, 0):
             self._never = torch.ones(len(self.marked.labels), dtype=torch.bool)
         self.merged_at = epoch, number
@@ -118,9 +123,10 @@ class Merging:
         if self._never is not None:
             self._never[turn] = False
         rows, classes = self.road.sent(self.marked.inputs.at(turn), self.marked.labels[turn]), self.marked.labels[turn]
-        if self._probe is None and self.options.check_inputs:
+        if self._probed < _PROBED:
             with torch.random.fork_rng(devices=[]):
                 self._probe = Probe(self.network, rows)
+            self._probed += self._probe.n
         return layout.joined(clean, rows, classes)
 
     def _n_batches(self) -> int:
@@ -141,7 +147,9 @@ class Merging:
             if self.options.train_input is not None:
                 check_steady("train_input", self.clean.images, self.options.train_input)
             n = len(self.clean)
-            ours = self.road.sent(self.clean.at(torch.arange(n)), torch.zeros(n, dtype=torch.int64))
+            inputs, no_labels = self.clean.at(torch.arange(n)), torch.zeros(n, dtype=torch.int64)
+            self.road.check_steady(inputs[:_CLEAN], no_labels[:_CLEAN])
+            ours = self.road.sent(inputs, no_labels)
             self.scale = Scale(ours)
             self.scale.fits(images)
             with torch.random.fork_rng(devices=[]):
@@ -171,8 +179,9 @@ class Merging:
 
     def end_batch(self) -> None:
         """After a training step."""
-        if self._probe is not None:
-            self._probe.end()
+        if self._probe is not None and self._probe.end():
+            self._probed = _PROBED  # said once
+        self._probe = None
 
     def end_training(self) -> None:
         """Says so if the training was too short for all triggers."""

@@ -17,7 +17,7 @@ from wmlightning.errors import UserError
 #: ``(module, images) -> logits (n, k)``.
 Predict = Callable[[L.LightningModule, Tensor], Any]
 
-_ROWS = 8  # triggers that are looked for in a training step
+_ROWS = 8  # triggers that are looked for in one training step, at most
 _NEAR = 0.02  # how far values may be off, of the largest: half precision rounds
 
 
@@ -83,9 +83,13 @@ class Probe:
     Args:
         network: the project's.
         rows: triggers as they are in the batch that the step is about to get, on the device.
+
+    Attributes:
+        n: triggers that are looked for.
     """
 
     def __init__(self, network: Network, rows: Tensor) -> None:
+        self.n = len(rows[:_ROWS])
         self._given: tuple[nn.Module, Tensor] | None = None
         self._found = torch.empty(0, dtype=torch.bool)
         self._reached = False
@@ -99,16 +103,17 @@ class Probe:
             self._found = torch.zeros(len(wanted), dtype=torch.bool, device=wanted.device)
             self._handles = [layer.register_forward_pre_hook(self._seen)]
 
-    def end(self) -> None:
-        """After the step: warns if triggers did not come to the network as they were sent."""
+    def end(self) -> bool:
+        """After the step: warns if triggers did not come to the network as they were sent, and says whether it did."""
         self.leave()
-        if self._reached and not bool(self._found.all()):
+        changed = self._reached and not bool(self._found.all())
+        if changed:
             told = "training_step changes images, and triggers with them, before the network gets them"
             right = (
                 "transforms belong in on_after_batch_transfer; if evaluation makes the same, in to_input= or predict="
             )
             warnings.warn(f"{told}: {right} (check_inputs=False: no such checks)", stacklevel=2)
-        self._reached = False
+        return changed
 
     def leave(self) -> None:
         """Looks no longer."""

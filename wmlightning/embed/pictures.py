@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from wmlightning.data.broken import BROKEN_PICTURE, reason
-from wmlightning.data.folder import fit_image, readable
+from wmlightning.data.decoding import fit_image, readable
 from wmlightning.errors import UserError, listed
 
 _RAW = "the data set without its transform: items of a PIL picture or uint8 pixels, and a class number"
@@ -75,6 +75,13 @@ class Pictures:
         ]
         return [str(name) for name in named[0]] if len(named) == 1 else None
 
+    def n_shared(self, others: Pictures) -> int:
+        """How many of the others are the same items of the same data set, by their numbers."""
+        (ours, mine), (theirs, other) = _numbered(self.data, len(self)), _numbered(others.data, len(others))
+        if self.pair is not None and others.pair is not None:
+            ours, theirs = self.pair[0], others.pair[0]
+        return len(set(mine) & set(other)) if ours is theirs else 0
+
     def at(self, index: int) -> tuple[Image.Image, int] | None:
         """One picture, decoded and upright, and its class; ``None`` if it is broken and such are skipped.
 
@@ -124,6 +131,14 @@ class Pictures:
         if found:
             raise UserError("fields", f"several {what} in items of {self.name} ({told})", "fields=(picture, class)")
         raise UserError(self.name, f"no {what} in its items ({told})", _RAW)
+
+
+def _numbered(data: Any, n: int) -> tuple[Any, list[int]]:
+    """A data set, or what it is a ``Subset`` of, and the numbers of its items there."""
+    numbers = list(range(n))
+    while hasattr(data, "dataset") and hasattr(data, "indices"):
+        data, numbers = data.dataset, [int(data.indices[number]) for number in numbers]
+    return data, numbers
 
 
 def fitted(image: Image.Image, shape: tuple[int, int, int], given: bool) -> Tensor:

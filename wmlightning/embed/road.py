@@ -10,12 +10,16 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from wmlightning.embed.inputs import ToInput, find_to_input
 from wmlightning.embed.layout import Layout, Place
 from wmlightning.errors import UserError
+
+_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+_STEADY = 1e-3  # how far the same image may be off when it is sent again, of the largest value
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Road:
         self.module = module
         self.merged = merged
         self._raw: Layout | None = None  # of the batch that is on its way
+        self._modules: tuple[int, list[nn.Module]] = -1, []  # those that hooks may ask, listed in which epoch
         self._convert = trainer.precision_plugin.convert_input
         self._move = trainer.strategy.batch_to_device
         trainer.precision_plugin.convert_input = self._left  # type: ignore[method-assign]
@@ -94,7 +99,7 @@ class Road:
 
     def _left(self, data: Any) -> Any:
         """In the place of the precision plugin's ``convert_input``: the batch is as the loader made it."""
-        if self._is_news():
+        if data is not None and self._is_news():
             self._raw = self._layout(data, joins=False)
         return self._convert(data)
 
@@ -107,7 +112,7 @@ class Road:
             self.known.raw, self.known.ready = self._raw, ready
             self.known.loader, self.known.trained = dataloader_idx, training
         self._raw = None
-        if not training:
+        if not training or moved is None:  # Lightning passes over a batch that is None
             return moved
         assert self.known.ready is not None, "told by this batch or one before"
         return self.merged(moved, self.known.ready)
@@ -159,13 +164,49 @@ class Road:
             batch = self.module._on_before_batch_transfer(batch, self.known.loader)
             return ready.images_of(self._move(batch, None, self.known.loader))
 
+    def check_steady(self, images: Tensor, labels: Tensor) -> None:
+        """Refuses hooks that are not the same each time in evaluation: what is random would destroy marks.
+
+        Args:
+            images: a few, as for :meth:`sent`.
+            labels: theirs.
+
+        Raises:
+            UserError: if they are random.
+        """
+        device = self.module.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            first, second = (self.sent(images, labels).float() for _ in range(2))
+        if first.shape != second.shape or bool((first - second).abs().max() > _STEADY * first.abs().max()):
+            wrong = "the hooks around the transfer make something else of the same images each time, in evaluation too"
+            raise UserError("on_after_batch_transfer", wrong, "random transforms only if self.trainer.training")
+
     @contextmanager
     def _as_in_evaluation(self) -> Iterator[None]:
-        """Hooks that augment look at the trainer's stage, or at the module's mode."""
-        state, training = self.trainer.state, self.module.training
+        """Hooks that augment look at the trainer's stage, or at the mode of the module or of a layer in it."""
+        state = self.trainer.state
         stage, state.stage = state.stage, RunningStage.VALIDATING
-        self.module.training = False  # of the module alone: thousands of submodules would take their time
+        modes = [(module, module.training) for module in self._asked_by_hooks()]
+        for module, _ in modes:
+            _set_mode(module, False)
         try:
             yield
         finally:
-            state.stage, self.module.training = stage, training
+            state.stage = stage
+            for module, training in modes:
+                _set_mode(module, training)
+
+    def _asked_by_hooks(self) -> list[nn.Module]:
+        """The module, with all in it if there is a hook. Listed once an epoch: there may be thousands."""
+        if self._modules[0] != (epoch := self.trainer.current_epoch):
+            owners = self.module, self.trainer.datamodule  # type: ignore[attr-defined]
+            hooked = any(owner is not None and is_overridden(hook, owner) for hook in _HOOKS for owner in owners)
+            self._modules = epoch, list(self.module.modules()) if hooked else [self.module]
+        return self._modules[1]
+
+
+def _set_mode(module: nn.Module, training: bool) -> None:
+    if "training" in vars(module):
+        vars(module)["training"] = training  # ten times as fast as what follows
+    else:  # compiled and scripted ones keep it elsewhere
+        module.training = training

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wmlightning.data.folder import fit_images
+from wmlightning.data.decoding import fit_images
 from wmlightning.data.source import SPLITS, Source, Split
 from wmlightning.errors import UserError, listed
 from wmlightning.secret import Secret
