@@ -35,7 +35,7 @@ def make(node: Any, key: str, **arguments: Any) -> Any:
         **arguments: further arguments.
 
     Raises:
-        UserError: if the target does not exist or refuses its arguments.
+        UserError: if the target does not exist or refuses its arguments, or one of them leads nowhere.
     """
     find_code()
     try:
@@ -49,6 +49,8 @@ def make(node: Any, key: str, **arguments: Any) -> Any:
         target = OmegaConf.select(node, "_target_") if isinstance(node, DictConfig) else None
         reason = " ".join(str(error.__cause__ or error).splitlines()[:2])  # Hydra's second line says why
         raise UserError(key, f"cannot make {target}: {reason}", "check _target_ and its arguments") from error
+    except OmegaConfBaseException as error:
+        raise _open(error, key) from error
 
 
 def plain(node: Any) -> Any:
@@ -62,8 +64,12 @@ def plain(node: Any) -> Any:
     try:
         return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        key = str(getattr(error, "full_key", "") or "config")
-        raise UserError(key, str(error).splitlines()[0], "give it a value") from error
+        raise _open(error, "config") from error
+
+
+def _open(error: OmegaConfBaseException, key: str) -> UserError:
+    """The mistake of a value that is missing, or an interpolation that leads nowhere."""
+    return UserError(str(getattr(error, "full_key", "") or key), str(error).splitlines()[0], "give it a value")
 
 
 def dataset_config(name: str, key: str, parent: DictConfig | None = None) -> DictConfig:
@@ -110,6 +116,12 @@ def find_code() -> None:
     for folder in (*own_folders(), Path.cwd()):
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
+
+
+def shipped(group: str) -> list[dict[str, Any]]:
+    """The configs of a group as they are shipped, whatever is composed; what they take from elsewhere is left open."""
+    found = [OmegaConf.to_container(OmegaConf.load(path)) for path in sorted((CONF / group).glob("*.yaml"))]
+    return [node[group] for node in found if isinstance(node, dict)]
 
 
 def unmarked_config() -> DictConfig:
@@ -190,6 +202,8 @@ def check_targets(node: Any, key: str, trust: Sequence[str] = ()) -> None:
     Raises:
         UserError: for an unknown target, or an interpolation (which could read the environment).
     """
+    if isinstance(trust, str) or not all(isinstance(target, str) for target in trust):
+        raise UserError("trust", f"{trust!r} is something else", "a list of names: [package.Class]")
     allowed = shipped_targets().union(trust, *map(named_targets, own_folders()))
     for name, value in _leaves(node):
         if isinstance(value, str) and "${" in value:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from wmlightning.ownership.asking import Claim, Finding
 from wmlightning.ownership.statistics.result import TestResult
 from wmlightning.ownership.verdict import Decision, Verdict, trigger_sample
+from wmlightning.watermarks.triggers import TriggerMaker
 
 #: With fewer answers than this share of what was asked, silence explains too much.
 _ANSWERED = 0.5
@@ -43,9 +44,18 @@ def verdict_of(claim: Claim, found: Finding, adjusted: float) -> Verdict:
         p_adjusted=adjusted if claim.several else None,
         null_models=_beside(found.null_models, len(claim.innocents)),
         stamped=str(age.stamp) if age.stamp else None,
-        notes=[_SHOWN, *age.doubts] if found.asked.queries else age.doubts,
+        notes=[*([_SHOWN] if found.asked.queries else []), *age.doubts, _data(claim.maker)],
         sample=trigger_sample(share.question.triggers, found.asked) if claim.show and share else [],
     )
+
+
+def _data(maker: TriggerMaker) -> str:
+    """Whose pictures the triggers were made of, and whether it matters."""
+    told = " and ".join(f"{source.name} ({source.stored_as()})" for source in maker.data)
+    if maker.bound:
+        return f"Data: {told}. Labels are bound to the images: with another pixel they would be others."
+    advice = "They must be the verifier's own copy (data_dir), not the claimant's."
+    return f"Data: {told}. Labels follow from the secret alone, and are not bound to the images. {advice}"
 
 
 def _decision(claim: Claim, found: Finding, p: float) -> tuple[Decision, str]:
