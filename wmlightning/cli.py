@@ -97,7 +97,7 @@ def verify() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(_MISTAKE)
-    except Exception:
+    except Exception:  # noqa: BLE001 (whatever it is, it is no verdict)
         traceback.print_exc()
         sys.exit(_MISTAKE)
 

@@ -69,11 +69,12 @@ def ask(owner: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Verdict]:
 
     def go(suspect: Suspect, *overrides: str, key: str = "owner", out: str = "out") -> Verdict:
         module = type(sys)("odd_suspect")
-        module.answer = suspect  # type: ignore[attr-defined]
+        name = f"{key}_{out}"  # another folder, another suspect
+        setattr(module, name, suspect)
         monkeypatch.setitem(sys.modules, "odd_suspect", module)
         asked = [f"key={owner / key}.key", f"out={owner / out}", "suspect=callable"]
         with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
-            (verdict,) = verify(compose("verify", [*asked, "suspect.function=odd_suspect:answer", *overrides]))
+            (verdict,) = verify(compose("verify", [*asked, f"suspect.function=odd_suspect:{name}", *overrides]))
         return verdict
 
     return go

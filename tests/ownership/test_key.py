@@ -21,7 +21,7 @@ from wmlightning import load_run
 from wmlightning.data.batches import ImageSet
 from wmlightning.errors import UserError
 from wmlightning.job import prepare
-from wmlightning.ownership.key import Key, keep_key, make_key, read_key, secret_for, write_key
+from wmlightning.ownership.key import Key, keep_key, make_key, read_key, write_key
 from wmlightning.ownership.sealing import PASSPHRASE
 from wmlightning.secret import Secret
 

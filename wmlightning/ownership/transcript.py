@@ -160,8 +160,8 @@ class Transcript:
         self._lock.release()
 
 
-def planned(path: Path) -> dict[str, Any] | None:
-    """The plan of a transcript that is not open, if images left under it; a damaged one tells when it is opened."""
+def planned(path: Path) -> tuple[dict[str, Any] | None, bool]:
+    """The plan of a transcript that is not open, and whether images left; a damaged one tells when it is opened."""
     plan, begun = None, False
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
@@ -170,7 +170,7 @@ def planned(path: Path) -> dict[str, Any] | None:
             continue
         if isinstance(entry, dict):
             plan, begun = entry.get("plan", plan), begun or "sent" in entry
-    return plan if begun and isinstance(plan, dict) else None
+    return plan if isinstance(plan, dict) else None, begun
 
 
 class Recorded:
