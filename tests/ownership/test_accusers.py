@@ -118,6 +118,7 @@ def test_answers_at_random_are_not_owned(ask: Callable[..., Verdict], sequential
         verdict = ask(
             lambda images, draw=draw: draw.integers(N_CLASSES, size=len(images)).tolist(),  # type: ignore[misc]
             f"sequential={sequential}",
+            "queries=40",
             out=f"out{seed}",
         )
         assert verdict.decision != "owned", verdict.text()

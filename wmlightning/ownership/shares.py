@@ -174,10 +174,10 @@ class Dealer:
             raise UserError("transcript", wrong, "another folder, or the options that it was begun with") from None
         for name, was, now in (
             ("key", plan.key, self._key),
+            (_SECRET, plan.strangers, strangers.name()),
             ("alpha (for each suspect)", plan.alpha, terms.alpha),
             ("sequential", plan.sequential, terms.sequential),
             ("queries", plan.queries, terms.queries),
-            (_SECRET, plan.strangers, strangers.name()),
         ):
             if was != now and not (name == "queries" and longer):
                 raise _another(path, name, was, now)
@@ -234,7 +234,7 @@ def _another(path: Path, name: str, was: Any, now: Any) -> UserError:
 def _looked_at(earlier: list[Look], alpha: float) -> UserError:
     used, where = _spent_on(earlier), earlier[0].folder
     wrong = f"it was asked with this key before, see {where}, and alpha={used:g} was spent on that, now it is {alpha:g}"
-    right = f"out={where} goes on there; another look has what a larger alpha leaves of it"
+    right = f"out={where} goes on where its transcript ends; another look has what a larger alpha leaves of it"
     return UserError("suspect", wrong, right)
 
 
