@@ -113,8 +113,9 @@ class StandardSource(MemorySource):
 
 def _reader_of(reader: Callable[..., Any]) -> Callable[..., Any]:
     """What a reader calls in the end. One with arguments of its own reads otherwise, and stays what it is."""
-    bare = isinstance(reader, functools.partial) and not reader.args and not reader.keywords
-    return cast("Callable[..., Any]", reader.func) if bare else reader
+    if isinstance(reader, functools.partial) and not reader.args and not reader.keywords:
+        return cast("Callable[..., Any]", reader.func)
+    return reader
 
 
 @functools.cache

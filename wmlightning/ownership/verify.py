@@ -49,8 +49,9 @@ def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> lis
     _check_kinds(options)
     suspects, path = suspects_of(cfg), Path(options["key"]).expanduser()
     folders = _folders(suspects, path, options["out"])
-    for key, folder in (("key", path.parent), *(("out", out) for out in folders)):
-        check_writable(folder, key, needed_bytes=2**20)
+    check_writable(path.parent, "key", needed_bytes=2**20)
+    for out in folders:
+        check_writable(out, "out", needed_bytes=2**20)
     loggers = [make_loggers(cfg, out, public(s.name), "verify") for s, out in zip(suspects, folders, strict=True)]
     terms = _terms(options, len(suspects))
     key = read_key(path)

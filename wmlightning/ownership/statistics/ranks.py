@@ -77,7 +77,7 @@ def decoys_spent(reaching: Floats, n_decoys: int, alpha: float) -> tuple[Floats,
 
 def _reached(law: Floats, reaching: Floats, n_decoys: int) -> Floats:
     """The law of how many decoys have reached the owner's score, after so many more."""
-    steps = binom.pmf(np.arange(_FORGIVEN), n_decoys, reaching[:, None])
+    steps: Floats = np.asarray(binom.pmf(np.arange(_FORGIVEN), n_decoys, reaching[:, None]))
     after = np.zeros_like(law)
     for reached in range(_FORGIVEN):
         after[:, reached] = (law[:, : reached + 1] * steps[:, reached::-1]).sum(1)
