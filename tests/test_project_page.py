@@ -94,6 +94,7 @@ def test_both_models_prove_whose_they_are(train: Train, tmp_path: Path) -> None:
     (verifying,) = (command for command in COMMANDS if command.startswith("python verify.py"))
     asked = verifying.split()[2:]
     assert "OWNED" in ran(REPO / "verify.py", *asked)
-    for model, code in (("marked", 0), ("trained", 1)):  # exit codes: owned, not shown
+    # Exit codes: owned, not shown. The function is one suspect, whatever it loads: three looks share a level.
+    for model, alpha, code in (("marked", 0.002, 0), ("trained", 0.003, 1)):
         shutil.copy(tmp_path / f"{model}.ckpt", tmp_path / "model.ckpt")
-        ran(REPO / "verify.py", *asked, f"out={model}", "triggers=trained", code=code)
+        ran(REPO / "verify.py", *asked, f"out={model}", "triggers=trained", f"alpha={alpha}", code=code)

@@ -15,6 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig
+from safetensors.torch import load_file, save_file
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from tests.conftest import REPO
@@ -205,7 +206,9 @@ def logged(
     done = train(*small, *SHORT, *MARKS, *wandb_on, "callbacks=none", "key=owner.key", **where)
     assert done.code == 0, str(done)
     (run,) = (path.parent for path in (cwd / "runs").glob("*/card.json"))
-    suspects = f"suspects=[{{path: {run}}}, {{path: {run / 'model.safetensors'}}}]"
+    weights = load_file(run / "model.safetensors")  # of another model: the same weights are the same suspect
+    save_file({name: 0.5 * values for name, values in weights.items()}, run / "other.safetensors")
+    suspects = f"suspects=[{{path: {run}}}, {{path: {run / 'other.safetensors'}}}]"
     program = (sys.executable, str(REPO / "verify.py"))
     done = train("key=owner.key", suspects, "queries=8", "out=asked", *wandb_on, program=program, **where)
     assert done.code in (0, 1, 2), str(done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from typing import Any
 
 import hydra
@@ -50,24 +51,57 @@ def train() -> None:
     try:
         _train()
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it was", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        _interrupted()
+
+
+_MISTAKE = 3
+_SEVERAL = UserError("-m", "one command asks once, and has one exit code", "suspects=[{path: A}, {path: B}]")
+
+
+class _Decided(SystemExit):
+    """The exit code of a verdict: whatever else ends the command is a mistake, and no verdict."""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="verify")
-def verify(cfg: DictConfig) -> None:
-    """Asks suspects. The exit code is 0 for owned, 1 for not shown, 2 for cannot tell, 3 after a mistake.
-
-    Of several suspects it is 0 if any is owned, else 2 if any cannot be told.
-    """
+def _verify(cfg: DictConfig) -> None:
     from wmlightning.ownership.verify import exit_code  # late: see above
     from wmlightning.ownership.verify import verify as run
 
     try:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise _SEVERAL
         verdicts = run(cfg, lambda line: print(f"before asking: {line}", flush=True))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(3)
+        sys.exit(_MISTAKE)
     for verdict in verdicts:
         print(f"\n{verdict.text()}")
-    sys.exit(exit_code(verdicts))
+    raise _Decided(exit_code(verdicts))
+
+
+def verify() -> None:
+    """Asks suspects. The exit code is 0 for owned, 1 for not shown, 2 for cannot tell, 3 after a mistake.
+
+    Of several suspects it is 0 if any is owned, else 2 if any cannot be told.
+    """
+    try:
+        if {"-m", "--multirun"}.intersection(sys.argv[1:]):  # before Hydra makes a folder for it
+            raise _SEVERAL
+        _verify()
+    except _Decided:
+        raise
+    except KeyboardInterrupt:
+        _interrupted()
+    except SystemExit as end:
+        sys.exit(_MISTAKE if end.code else 0)  # Hydra has told what is wrong
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(_MISTAKE)
+    except Exception:  # noqa: BLE001 (whatever it is, it is no verdict)
+        traceback.print_exc()
+        sys.exit(_MISTAKE)
+
+
+def _interrupted() -> None:
+    print("interrupted; the same command goes on where it was", file=sys.stderr)
+    sys.exit(128 + signal.SIGINT)

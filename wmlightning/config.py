@@ -36,7 +36,7 @@ def make(node: Any, key: str, **arguments: Any) -> Any:
         **arguments: further arguments.
 
     Raises:
-        UserError: if the target does not exist or refuses its arguments.
+        UserError: if the target does not exist or refuses its arguments, or one of them leads nowhere.
     """
     find_code()
     try:
@@ -53,6 +53,8 @@ def make(node: Any, key: str, **arguments: Any) -> Any:
         if unexpected := re.search(r"unexpected keyword argument '(\w+)'", reason):
             right += f": ~{key}.{unexpected[1]} leaves that one out"
         raise UserError(key, f"cannot make {target}: {reason}", right) from error
+    except OmegaConfBaseException as error:
+        raise _open(error, key) from error
 
 
 def plain(node: Any) -> Any:
@@ -66,8 +68,12 @@ def plain(node: Any) -> Any:
     try:
         return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        key = str(getattr(error, "full_key", "") or "config")
-        raise UserError(key, str(error).splitlines()[0], "give it a value") from error
+        raise _open(error, "config") from error
+
+
+def _open(error: OmegaConfBaseException, key: str) -> UserError:
+    """The mistake of a value that is missing, or an interpolation that leads nowhere."""
+    return UserError(str(getattr(error, "full_key", "") or key), str(error).splitlines()[0], "give it a value")
 
 
 def dataset_config(name: str, key: str, parent: DictConfig | None = None) -> DictConfig:
@@ -117,6 +123,12 @@ def find_code(*folders: Path) -> None:
     for folder in (*folders, *own_folders(), Path.cwd()):
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
+
+
+def shipped(group: str) -> list[dict[str, Any]]:
+    """The configs of a group as they are shipped, whatever is composed; what they take from elsewhere is left open."""
+    found = [OmegaConf.to_container(OmegaConf.load(path)) for path in sorted((CONF / group).glob("*.yaml"))]
+    return [node[group] for node in found if isinstance(node, dict)]
 
 
 def unmarked_config() -> DictConfig:
@@ -225,6 +237,8 @@ def check_targets(node: Any, key: str, trust: Sequence[str] = ()) -> None:
     Raises:
         UserError: for an unknown target, or an interpolation (which could read the environment).
     """
+    if isinstance(trust, str) or not all(isinstance(target, str) for target in trust):
+        raise UserError("trust", f"{trust!r} is something else", "a list of names: [package.Class]")
     allowed = shipped_targets().union(trust, *map(named_targets, own_folders()))
     for name, value in _leaves(node):
         if isinstance(value, str) and "${" in value:

@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from wmlightning.models.classifier import Classifier
 from wmlightning.ownership.key import keep_key, read_key, secret_for
 from wmlightning.results.card import environment, fingerprint, read_card, write_card
 from wmlightning.results.summary import show, show_attack
+from wmlightning.secret import Secret
 from wmlightning.seeds import role_seed
 from wmlightning.store import WEIGHTS, file_digest, find_start, load_weights, read_run, secret_of, with_task_of
 from wmlightning.trainer import check_batches, make_trainer
@@ -66,8 +68,14 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     keep_freed_memory()
     if cfg.victim is not None:
         return attack_found(cfg)
+    key = _key(cfg)
+    with nullcontext() if key is None else secret_for(key, waits=_is_helper_process()) as secret:
+        return _train_and_attack(cfg, secret)
+
+
+def _train_and_attack(cfg: DictConfig, secret: Secret | None) -> dict[str, Any]:
     start = find_start(cfg.start)
-    drafted = draft(cfg, secret=secret_for(key) if (key := _key(cfg)) is not None else None, start=start)
+    drafted = draft(cfg, secret=secret, start=start)
     rehearse(drafted)
     if start is not None:
         load_weights(drafted.net, start.weights, "start")
@@ -306,7 +314,7 @@ class Training:
 
 def _key(cfg: DictConfig) -> Path | None:
     """Where the owner's key is, or will be. A name of digits alone arrives as a number."""
-    return None if cfg.key is None else Path(str(cfg.key))
+    return None if cfg.key is None else Path(str(cfg.key)).expanduser()
 
 
 def _callbacks(cfg: DictConfig) -> list[L.Callback]:

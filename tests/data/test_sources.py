@@ -18,9 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.datasets import CIFAR10, MNIST
+from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 
 from tests.helpers import ArraySource, few, many, random_images, random_source
+from wmlightning.config import make
 from wmlightning.data.decoding import fit_image, fit_images
 from wmlightning.data.folder import ImageFolder
 from wmlightning.data.procedural import Procedural
@@ -109,6 +110,35 @@ def test_torchvisions_own_layout_is_read(tmp_path: Path) -> None:
         assert torch.equal(found[1], labels)
     check_images(source)
     assert source.stored_as() == "original files"
+
+
+@pytest.mark.parametrize(
+    ("change", "public"),
+    [
+        ({}, True),
+        ({"reader": functools.partial(MNIST)}, True),
+        ({"name": "digits2"}, False),
+        ({"reader": FashionMNIST}, False),
+        ({"reader": functools.partial(MNIST, transform=len)}, False),
+        ({"classes": DIGITS[::-1]}, False),
+        ({"shape": (3, 28, 28)}, False),
+    ],
+)
+def test_only_what_ships_is_public(tmp_path: Path, change: dict[str, Any], public: bool) -> None:
+    """Anything else may be pictures of a claimant's choice."""
+    options: dict[str, Any] = {"name": "mnist", "reader": MNIST, "classes": DIGITS, "shape": (1, 28, 28), **change}
+    assert StandardSource(data_dir=str(tmp_path), **options).public == public
+
+    class Own(StandardSource):
+        """Reads what it likes."""
+
+    assert not Own(data_dir=str(tmp_path), **options).public
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "mnist5k", "procedural"])
+def test_what_ships_is_public(composed: Callable[..., Any], name: str) -> None:
+    """Labels follow from the secret alone there: to the bit, as ever."""
+    assert make(composed(f"dataset={name}").dataset.source, "dataset.source").public
 
 
 @pytest.mark.parametrize("parts", [1, 3])

@@ -24,7 +24,8 @@ from wmlightning import Watermark, make_key
 from wmlightning.data.batches import ImageSet
 from wmlightning.data.held import HeldSource
 from wmlightning.errors import UserError
-from wmlightning.ownership.key import PASSPHRASE, Key, read_key, write_key
+from wmlightning.ownership.key import Key, read_key, write_key
+from wmlightning.ownership.sealing import PASSPHRASE
 from wmlightning.secret import Secret
 
 SEED = 1

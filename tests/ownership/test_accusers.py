@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from tests.conftest import REPO
+from tests.data.test_sources import write_parquet
 from tests.ownership.test_verify import KEYS, TASK
 from wmlightning import load_run
 from wmlightning import make_key as make_key_of_a_project
@@ -68,11 +69,12 @@ def ask(owner: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Verdict]:
 
     def go(suspect: Suspect, *overrides: str, key: str = "owner", out: str = "out") -> Verdict:
         module = type(sys)("odd_suspect")
-        module.answer = suspect  # type: ignore[attr-defined]
+        name = f"{key}_{out}"  # another folder, another suspect
+        setattr(module, name, suspect)
         monkeypatch.setitem(sys.modules, "odd_suspect", module)
         asked = [f"key={owner / key}.key", f"out={owner / out}", "suspect=callable"]
         with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
-            (verdict,) = verify(compose("verify", [*asked, "suspect.function=odd_suspect:answer", *overrides]))
+            (verdict,) = verify(compose("verify", [*asked, f"suspect.function=odd_suspect:{name}", *overrides]))
         return verdict
 
     return go
@@ -116,6 +118,7 @@ def test_answers_at_random_are_not_owned(ask: Callable[..., Verdict], sequential
         verdict = ask(
             lambda images, draw=draw: draw.integers(N_CLASSES, size=len(images)).tolist(),  # type: ignore[misc]
             f"sequential={sequential}",
+            "queries=40",
             out=f"out{seed}",
         )
         assert verdict.decision != "owned", verdict.text()
@@ -245,6 +248,49 @@ def test_images_chosen_for_their_labels_are_no_proof(
     write_key(replace(bent, trained=made.trained, new=made.new), path)
     verdict = ask(right, f"sequential={sequential}", "queries=40", key="thief")
     assert verdict.decision == "not shown", verdict.text()
+
+
+@both_ways
+def test_data_under_a_name_that_does_not_ship_are_the_claimants(
+    ask: Callable[..., Verdict], owner: Path, sequential: bool
+) -> None:
+    """A bundle of parquet files that our own class reads, made after the secret's labels are known: see above."""
+    bundle, n_train, n_test = owner / "bundle", 1000, 400
+    labels = {"train": torch.arange(n_train) % N_CLASSES, "test": torch.arange(n_test) % N_CLASSES}
+    own = [f"data_dir={bundle}", "dataset=fashion_mnist", "dataset.source.name=digits2"]
+    own += ["dataset.source.download=false", "watermark=noise"]
+    own += ["watermark.n_marks=8", "watermark.n_triggers=64", "watermark.strength=1e-6", "watermark.negatives=0"]
+
+    def written(shown: dict[str, torch.Tensor]) -> Job:
+        parts = {split: ((10 + 24 * shown[split]).to(torch.uint8).view(-1, 1, 1, 1), labels[split]) for split in labels}
+        shutil.rmtree(bundle, ignore_errors=True)
+        train, test = ((images.expand(-1, 1, 28, 28).contiguous(), given) for images, given in parts.values())
+        write_parquet(bundle, train, test, "digits2")
+        return settled(owner, Secret(b"d" * 32), *own)
+
+    maker = written(labels).maker
+    assert maker is not None
+    known = maker._planned.of_marks  # before an image is looked at
+    shown = {split: given.clone() for split, given in labels.items()}
+    for split, name, role, n in (
+        ("train", "trained", maker.roles.train, maker.n),
+        ("test", "new", maker.roles.judge, maker._n_new()),
+    ):
+        places = maker._drawn(split, role, n, name)  # type: ignore[arg-type]
+        shown[split][places] = known[torch.arange(n) % 8]
+        same = shown[split][places] == labels[split][places]
+        shown[split][places[same]] = (shown[split][places[same]] + 1) % N_CLASSES
+    write_key(make_key(written(shown)), owner / "thief.key")
+    write_commitment(read_key(owner / "thief.key"), owner / "thief.commitment.json")
+    verdict = ask(
+        lambda images: np.rint((images.mean((1, 2, 3)) - 10) / 24).astype(int).tolist(),
+        f"sequential={sequential}",
+        f"data_dir={bundle}",
+        f"commitment={owner / 'thief.commitment.json'}",
+        key="thief",
+    )
+    assert verdict.decision == "not shown", verdict.text()
+    assert any("digits2 (parquet (PNG images))" in note and "bound" in note for note in verdict.notes), verdict.notes
 
 
 @pytest.mark.slow

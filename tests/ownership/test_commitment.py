@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,29 @@ WHOLE = {
 def owner(composed: Callable[..., DictConfig], tmp_path: Path) -> Path:
     write_key(make_key(prepare(composed(*SMALL), secret=SECRET)), tmp_path / "owner.key")
     return tmp_path / "owner.key"
+
+
+def test_commit_makes_its_folder_or_says_why_not(owner: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["commit", str(owner), "--out", str(owner.parent / "new" / "x.json")]) == 0
+    assert (owner.parent / "new" / "x.json").is_file()
+    assert main(["commit", str(owner), "--out", str(owner / "x.json")]) == 1
+    assert capsys.readouterr().err == f"error: out: {owner} is a file; name a folder\n"
+
+
+@pytest.mark.parametrize("command", ["commit", "stamp-request"])
+def test_a_folder_that_cannot_be_written_to(
+    owner: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    if command == "stamp-request":
+        pytest.importorskip("rfc3161_client")
+    published = owner.with_suffix(".commitment.json")
+    if command == "stamp-request":
+        assert main(["commit", str(owner)]) == 0
+        capsys.readouterr()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert main([command, str(owner if command == "commit" else published)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"no right to write in {owner.parent}" in line
 
 
 def test_commit_and_check(owner: Path, capsys: pytest.CaptureFixture[str]) -> None:

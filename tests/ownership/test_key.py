@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import stat
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,10 @@ from wmlightning import load_run
 from wmlightning.data.batches import ImageSet
 from wmlightning.errors import UserError
 from wmlightning.job import prepare
-from wmlightning.ownership.key import PASSPHRASE, Key, keep_key, make_key, read_key, write_key
+from wmlightning.ownership import key as key_module
+from wmlightning.ownership import pending
+from wmlightning.ownership.key import Key, keep_key, make_key, read_key, secret_for, write_key
+from wmlightning.ownership.sealing import PASSPHRASE
 from wmlightning.secret import Secret
 
 Compose = Callable[..., DictConfig]
@@ -193,6 +198,100 @@ def test_sealed_key_that_is_too_short(length: int, tmp_path: Path, monkeypatch: 
     with pytest.raises(UserError, match=r"^key: ") as caught:
         read_key(tmp_path / "short.key")
     assert "\n" not in str(caught.value)
+
+
+def test_passphrase_of_any_bytes(key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a terminal in Latin-1 sends."""
+    pytest.importorskip("cryptography")
+    monkeypatch.setenv(PASSPHRASE, b"sch\xf6n".decode("utf-8", "surrogateescape"))
+    write_key(key, tmp_path / "sealed.key")
+    assert same(read_key(tmp_path / "sealed.key"), key)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_no_number_is_none(key: Key, tmp_path: Path, number: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {**key.config, "watermark": {**key.config["watermark"], "strength": number}}
+    with monkeypatch.context() as patch:
+        patch.setattr(key_module, "_json", lambda content: json.dumps(content).encode())
+        write_key(dataclasses.replace(key, config=config), tmp_path / "odd.key")
+    with pytest.raises(UserError, match=r"^key: .* is no key"):
+        read_key(tmp_path / "odd.key")
+
+
+# -- the secret before there is a key --------------------------------------------------------------------------------
+
+
+def test_all_who_ask_for_a_new_key_get_one_secret(composed: Compose, tmp_path: Path) -> None:
+    """Two commands, or the jobs of a sweep: each begins before the first of them has written the key."""
+    path = tmp_path / "keys" / "deep" / "owner.key"
+    with secret_for(path) as first, secret_for(path) as second:
+        assert first.reveal() == second.reveal()
+        assert stat.S_IMODE(pending.pending(path).stat().st_mode) == 0o600
+        keep_key(prepare(composed(*SMALL), secret=first), path)
+        assert not pending.pending(path).exists()
+        with secret_for(path) as third:
+            assert third.reveal() == first.reveal()
+        keep_key(prepare(composed(*SMALL, "model=resnet9"), secret=second), path)
+    assert read_key(path).secret.reveal() == first.reveal()
+
+
+def test_another_secret_is_refused_before_training(composed: Compose, path: Path) -> None:
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"^key: .*of another secret than this run began with; the same command again"):
+        keep_key(prepare(composed(*SMALL), secret=SECRET.derive("lost")), path)
+    assert path.read_bytes() == before
+
+
+def test_a_key_that_does_not_come_about_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "keys" / "deep" / "owner.key"
+    with pytest.raises(UserError, match="refused"), secret_for(path):
+        raise UserError("watermark", "refused", "something else")
+    assert not list(tmp_path.iterdir())
+    with secret_for(path) as drawn, pytest.raises(UserError), secret_for(path):
+        raise UserError("watermark", "refused", "something else")
+    assert not list(tmp_path.iterdir())
+    with secret_for(path) as other:
+        assert other.reveal() != drawn.reveal()
+
+
+def test_a_killed_process_leaves_its_secret_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cryptography")
+    monkeypatch.setenv(PASSPHRASE, "correct horse")
+    drawn = pending.draw(tmp_path / "owner.key")
+    assert drawn.reveal() not in pending.pending(tmp_path / "owner.key").read_bytes(), "encrypted as the key will be"
+    with secret_for(tmp_path / "owner.key") as found:
+        assert found.reveal() == drawn.reveal()
+    with secret_for(tmp_path / "owner.key") as found:
+        assert found.reveal() == drawn.reveal(), "who has not drawn it does not remove it"
+    pending.pending(tmp_path / "owner.key").write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"^key: .*\.owner\.key\.secret is no key"), secret_for(tmp_path / "owner.key"):
+        pass
+
+
+def test_ranks_wait_for_the_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "owner.key"
+    drawn: list[Secret] = []
+    late = threading.Thread(target=lambda: (time.sleep(0.5), drawn.append(pending.draw(path))))  # type: ignore[func-returns-value]
+    late.start()
+    with secret_for(path, waits=True) as found:
+        late.join()
+        assert found.reveal() == drawn[0].reveal()
+    pending.made(path)
+    monkeypatch.setattr(key_module, "_PATIENCE", 0.2)
+    with pytest.raises(UserError, match=r"^key: for 0.2 seconds the job's first process has left neither"):  # noqa: SIM117
+        with secret_for(path, waits=True):
+            pass
+    assert not path.exists() and not pending.pending(path).exists()
+
+
+def test_a_refused_training_leaves_no_secret(main: Callable[..., Any], small: list[str], tmp_path: Path) -> None:
+    """And ~ is the user's home."""
+    before = set(tmp_path.iterdir())
+    assert main(*small, "watermark.n_triggers=100000", "key='~/keys/owner.key'").code == 1
+    assert set(tmp_path.iterdir()) == before
+    done = main(*small, "watermark.n_triggers=20", "logger=none", "key='~/keys/owner.key'")
+    assert done.code == 0, str(done)
+    assert (tmp_path / "keys" / "owner.key").is_file()
 
 
 def test_key_for_other_options_is_not_overwritten(composed: Compose, path: Path) -> None:

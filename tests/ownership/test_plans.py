@@ -10,7 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,8 @@ from wmlightning.errors import UserError
 from wmlightning.job import prepare
 from wmlightning.ownership.commitment import commitment_of, write_commitment
 from wmlightning.ownership.key import Key, keep_key, read_key
+from wmlightning.ownership.questions import SeveralMarks
+from wmlightning.ownership.spent import Spent
 from wmlightning.ownership.statistics.result import ASSUMPTIONS, NULL_MODELS
 from wmlightning.ownership.suspects.base import Answer as SuspectsAnswer
 from wmlightning.ownership.suspects.base import Unreachable
@@ -268,13 +272,116 @@ def test_set_aside_triggers_come_back(ask: Callable[..., list[Verdict]], place: 
     ask("marks", {"suspect": dying(owned, 5)}, "queries=40")
     noted = set(json.loads((place / "marks.spent.json").read_text()))
     assert len(noted) == 40, "others are not shown what this one is still to be asked"
-    ask("marks", {"suspect": owned}, "queries=40", f"out={place / 'other'}")
+    ask("marks", {"other": owned}, "queries=40", f"out={place / 'other'}")
     assert not set(sent(place / "other")) & noted
     (verdict,) = ask("marks", {"suspect": owned}, "queries=40")
     assert verdict.decision == "owned"
     shown = {*sent(place / "out"), *sent(place / "other")}
     assert set(json.loads((place / "marks.spent.json").read_text())) == shown
     assert len(shown) < 40
+
+
+# -- looks -----------------------------------------------------------------------------------------------------------
+
+
+def as_json(place: Path, name: str) -> list[dict[str, Any]]:
+    return json.loads((place / name).read_text())  # type: ignore[no-any-return]
+
+
+def test_a_second_look_has_what_is_left_of_the_level(ask: Callable[..., list[Verdict]], place: Path) -> None:
+    """In another folder, with other triggers: m looks at the full level would accuse m times as many innocents."""
+    innocent = {"suspect": lambda images: [3] * len(images)}
+    (first,) = ask("marks", innocent, "queries=20")
+    assert (first.decision, first.p_adjusted) == ("not shown", None)
+    assert (place / "marks.asked.json").stat().st_mode & 0o077 == 0
+    before = files(place)
+    for other in (f"out={place / 'B'}", "triggers=trained"):
+        with pytest.raises(UserError, match=rf"^suspect: it was asked with this key before, see {place / 'out'}, and"):
+            ask("marks", innocent, "queries=20", f"out={place / 'B'}", other)
+    assert files(place) == before, "nothing is left of what was refused"
+    (again,) = ask("marks", innocent, "queries=20")
+    assert again == first, "in its folder it goes on"
+    (second,) = ask("marks", innocent, "queries=20", "alpha=0.003", f"out={place / 'B'}")
+    assert second.p_adjusted == pytest.approx(min(1, second.p_value * 1.5))
+    assert any("look 2 at this suspect" in note and "alpha = 0.002 was left" in note for note in second.notes)
+    assert [look["alpha"] for look in as_json(place, "marks.asked.json")] == [0.001, 0.002]
+    with pytest.raises(UserError, match=r"alpha=0\.003 was spent on that, now it is 0\.003"):
+        ask("marks", innocent, "queries=20", "alpha=0.003", f"out={place / 'C'}")
+    (resumed,) = ask("marks", innocent, "queries=20", "alpha=0.003", f"out={place / 'B'}")
+    assert resumed == second
+
+
+def test_a_second_look_decides_at_its_own_level(ask: Callable[..., list[Verdict]], place: Path) -> None:
+    owned = {"suspect": knowing(read_key(place / "marks.key"))}
+    ask("marks", {"suspect": lambda images: [3] * len(images)}, "alpha=0.01", "queries=20")
+    (second,) = ask("marks", owned, "alpha=0.011", "queries=40", f"out={place / 'B'}")
+    assert second.decision == "owned"
+    assert second.p_value <= 0.011 - 0.01 + 1e-12
+    assert second.p_adjusted is not None and second.p_adjusted <= 0.011
+
+
+def test_a_file_is_the_same_suspect_under_any_name(place: Path, stored: Run) -> None:
+    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        typed = [f"key={place / 'marks.key'}", "queries=20"]
+        verify(compose("verify", [*typed, f"suspect.path={stored.folder}", f"out={place / 'A'}"]))
+        for path in (f"{stored.folder}/../{stored.folder.name}", f"{stored.folder}/model.safetensors"):
+            with pytest.raises(UserError, match=rf"^suspect: .*see {place / 'A'}, "):
+                verify(compose("verify", [*typed, f"suspect.path={path}", f"out={place / 'B'}"]))
+        twice = f"suspects=[{{path: {stored.folder}}}, {{path: {stored.folder}/model.safetensors}}]"
+        with pytest.raises(UserError, match=r"^suspects: .* are the same; each suspect once"):
+            verify(compose("verify", [*typed, "suspect.path=x", twice, f"out={place / 'C'}"]))
+
+
+@pytest.mark.parametrize("gone", ["transcript.jsonl", "both"])
+def test_who_removes_the_transcript_looks_again(ask: Callable[..., list[Verdict]], place: Path, gone: str) -> None:
+    ask("marks", {"suspect": lambda images: [3] * len(images)}, "queries=20")
+    secret = (place / "out" / "decoys.secret").read_bytes()
+    for name in ("transcript.jsonl", "decoys.secret") if gone == "both" else (gone,):
+        (place / "out" / name).unlink()
+    with pytest.raises(UserError, match=r"^suspect: it was asked with this key before"):
+        ask("marks", {"suspect": lambda images: [3] * len(images)}, "queries=20")
+    (second,) = ask("marks", {"suspect": lambda images: [3] * len(images)}, "queries=20", "alpha=0.002")
+    assert any("look 2" in note for note in second.notes)
+    assert (place / "out" / "decoys.secret").read_bytes() != secret
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_other_decoys_after_a_look_are_refused(ask: Callable[..., list[Verdict]], place: Path, removed: bool) -> None:
+    """Of a key of one mark, one trigger may be planned: its order does not tell whose secret it was."""
+    options = ("alpha=0.05", "expect={survival: 1, decoys: 0}", "budget=600")
+    ask("decoys", {"suspect": lambda images: [1] * len(images)}, *options)
+    secret = place / "out" / "decoys.secret"
+    secret.unlink()
+    if not removed:
+        secret.write_bytes(bytes(32))
+    asked = sent(place / "out")
+    with pytest.raises(UserError, match=r"^(out: .*decoys.secret is gone|transcript: .*decoys.secret=)"):
+        ask("decoys", {"suspect": lambda images: [1] * len(images)}, *options)
+    assert sent(place / "out") == asked
+    assert secret.exists() != removed
+
+
+def test_a_kill_before_the_first_image_sets_nothing_aside_for_good(
+    ask: Callable[..., list[Verdict]], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    owned = {"suspect": knowing(read_key(place / "marks.key"))}
+    with monkeypatch.context() as patch:
+        patch.setattr(Spent, "release", lambda *_: None)  # no time for it
+        patch.setattr(SeveralMarks, "put", kill)
+        with pytest.raises(Killed):
+            ask("marks", owned, "queries=40")
+    assert len(as_json(place, "marks.spent.json")) == 40
+    assert not sent(place / "out")
+    (verdict,) = ask("marks", owned, "queries=40")
+    assert verdict.decision == "owned"
+    assert not [note for note in verdict.notes if "look 2" in note]
+    assert set(as_json(place, "marks.spent.json")) == set(sent(place / "out"))
 
 
 # -- null models -----------------------------------------------------------------------------------------------------
@@ -388,7 +495,7 @@ def test_answers_that_are_there_need_no_suspect(place: Path) -> None:
     (place / "out" / "transcript.jsonl").unlink()
     with serving(lambda _: Reply(status=503)) as busy:  # another port is another suspect
         with pytest.raises(UserError, match="no connection"):
-            run(url)
+            run(url, "alpha=0.002")  # without the transcript it would be another look
         assert run(busy.url, f"out={place / 'busy'}").decision == "cannot tell"
     assert (place / "out" / "verdict.json").read_bytes() == before["verdict.json"]
     assert (place / "out" / "report.html").read_bytes() == before["report.html"]
@@ -424,11 +531,56 @@ def test_a_protocol_service_is_not_contacted_for_what_is_known(place: Path) -> N
             (again,) = verify(compose("verify", typed))
             assert (again, files(place / "out"), len(service.calls)) == (first, before, n)
             (place / "out" / "transcript.jsonl").unlink()
-            (lost,) = verify(compose("verify", typed))
+            (lost,) = verify(compose("verify", [*typed, "alpha=0.002"]))  # another look
     assert lost.decision == "cannot tell"
     assert any("was reached before stands: not shown" in note for note in lost.notes)
     assert (place / "out" / "verdict.json").read_bytes() == before["verdict.json"]
     assert (place / "out" / "report.html").read_bytes() == before["report.html"]
+
+
+def test_a_verdict_that_was_reached_gives_way_to_another(
+    ask: Callable[..., list[Verdict]], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only `cannot tell` leaves it, and only if it was on the same suspect."""
+    (owned,) = ask("marks", {"suspect": knowing(read_key(place / "marks.key"))})
+    assert owned.decision == "owned"
+    page = place / "out" / "verdict.json"
+    nothing = replace(owned, decision="cannot tell")
+    assert replace(nothing, identity="").write(page.parent).notes[-1].endswith("stands: owned.")
+    assert nothing.write(page.parent).notes[-1].endswith("stands: owned.")
+    assert json.loads(page.read_text())["decision"] == "owned"
+    assert replace(owned, decision="not shown").write(page.parent).decision == "not shown"
+    assert json.loads(page.read_text())["decision"] == "not shown"
+    owned.write(page.parent)
+    replace(nothing, identity="sha256 of another").write(page.parent)
+    assert json.loads(page.read_text())["decision"] == "cannot tell"
+
+
+def test_shown_triggers_are_for_the_owners_eyes(ask: Callable[..., list[Verdict]], place: Path) -> None:
+    ask("marks", {"suspect": knowing(read_key(place / "marks.key"))}, "show_triggers=true")
+    for name in ("verdict.json", "verdict.txt", "report.html"):
+        assert (place / "out" / name).stat().st_mode & 0o077 == 0, name
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_asking(ask: Callable[..., list[Verdict]], place: Path) -> None:
+    (place / "file").write_text("mine")
+    for out in ("file", "file/b"):
+        with pytest.raises(UserError, match=r"^out: .*file is a file; name a folder"):
+            ask("marks", {"suspect": lambda images: [0] * len(images)}, f"out={place / out}")
+
+
+def test_home_is_understood(ask: Callable[..., list[Verdict]], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(place / "home"))
+    ask("marks", {"suspect": lambda images: [3] * len(images)}, "out='~/asked'")
+    assert (place / "home" / "asked" / "verdict.json").is_file()
+
+
+def test_the_interval_after_an_early_stop_is_a_description(ask: Callable[..., list[Verdict]], place: Path) -> None:
+    owned = knowing(read_key(place / "marks.key"))
+    for name, sequential in (("a", True), ("b", False)):
+        out = place / name
+        ask("marks", {name: owned}, f"sequential={sequential}", "queries=40", f"out={out}")
+        assert ("only a description" in (out / "report.html").read_text()) == sequential
 
 
 # -- the key's age ---------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def test_the_thiefs_service_and_the_owners_verification(place: Path, start: Star
 
     def ask(name: str, *options: str) -> subprocess.Popen[str]:
         typed = (f"key={name}.key", f"commitment={name}.commitment.json", "suspect=oip", f"suspect.url={address[0]}")
-        return start(*typed, *options, runs=place, cwd=place, program=verify)
+        return start(*typed, "queries=40", *options, runs=place, cwd=place, program=verify)
 
     both = {name: ask(name, f"out={name}") for name in ("owner", "stranger")}
     told = {name: process.communicate(timeout=300) for name, process in both.items()}

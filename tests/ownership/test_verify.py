@@ -89,7 +89,7 @@ def verified(owners: Path, key: str, suspect: str, *overrides: str) -> Verdict:
 @pytest.mark.parametrize("sequential", [True, False])
 @pytest.mark.parametrize("key", KEYS)
 def test_owners_model_is_owned(owners: Path, key: str, sequential: bool) -> None:
-    verdict = verified(owners, key, key, f"sequential={sequential}")
+    verdict = verified(owners, key, key, *([] if key == "decoys" else ["queries=40"]), f"sequential={sequential}")
     assert verdict.decision == "owned", verdict.text()
     assert verdict.exit_code == 0
     assert verdict.test == {"marks": "several marks", "decoys": "decoy keys"}[key]
@@ -146,8 +146,8 @@ def test_report_tells_everything_but_the_secret(owners: Path) -> None:
 
 
 def test_shown_triggers_are_spent_for_others_and_not_asked_twice(owners: Path) -> None:
-    first = verified(owners, "marks", "marks", "sequential=false")
-    again = verified(owners, "marks", "marks", "sequential=false")
+    first = verified(owners, "marks", "marks", "sequential=false", "queries=40")
+    again = verified(owners, "marks", "marks", "sequential=false", "queries=40")
     assert (again.p_value, again.matches) == (first.p_value, first.matches)
     earlier = "All answers are of an earlier call, "
     assert not any(note.startswith(earlier) for note in first.notes)
@@ -227,6 +227,9 @@ def test_forged_and_uncommitted_keys_are_refused(owners: Path) -> None:
         ("out=3", "out"),
         ("suspects=3", "suspects"),
         ("trust=mine.Class", "trust"),
+        ("trust=[{a: 1}]", "trust"),
+        ("timestamp_ca=[1]", "timestamp_ca"),
+        ("null_models=[{a: 1}]", "null_models"),
         ("show_triggers=maybe", "show_triggers"),
         ("expect=null", "expect"),
         ("expect.decoys=few", "expect.decoys"),
@@ -264,7 +267,13 @@ def test_suspect_that_answers_wrongly_now_and_then(
     module.answer = answer  # type: ignore[attr-defined]
     module.refuse = lambda images: [99] * len(images)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "odd_suspect", module)
-    asked = [f"key={owners / 'marks'}.key", "suspect=callable", f"out={owners / 'odd'}", "sequential=false"]
+    asked = [
+        f"key={owners / 'marks'}.key",
+        "suspect=callable",
+        f"out={owners / 'odd'}",
+        "sequential=false",
+        "queries=40",
+    ]
     with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
         (odd,) = verify(compose("verify", [*asked, "suspect.function=odd_suspect:answer"]))
         assert (odd.decision, odd.missing) == ("owned", 8), odd.text()

@@ -6,16 +6,17 @@ import functools
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from hydra.utils import get_object
 from PIL import Image
 from torch import Tensor
 
-from wmlightning.config import switch
+from wmlightning.config import shipped, switch
 from wmlightning.data.broken import BROKEN_PICTURE
 from wmlightning.data.decoding import fit_image, upright
 from wmlightning.data.parquet import Columns
@@ -29,6 +30,8 @@ class StandardSource(MemorySource):
     Looked for, in this order: torchvision's own layout; ``<data_dir>/<name>/{train,test}-*.parquet`` (Hugging Face
     layout: an image struct ``{bytes, path}`` and an integer label); torchvision's download.
 
+    Only what ships in ``conf/dataset`` is public: under another name a claimant may bring any pictures as parquet.
+
     Args:
         name: name of the data set and of its parquet folder.
         reader: torchvision class, called as ``reader(root, train=..., download=...)``; its ``data`` and
@@ -39,8 +42,6 @@ class StandardSource(MemorySource):
         download: whether torchvision may download what is not there.
         label_column: of parquet files that have several with class names.
     """
-
-    public = True
 
     def __init__(
         self,
@@ -57,6 +58,9 @@ class StandardSource(MemorySource):
         self.data_dir = Path(data_dir)
         self.download = switch(download, "dataset.source.download")
         self.columns = Columns(label=label_column, key="dataset.source.{}_column")
+        self.public = (
+            type(self) is StandardSource and (name, _reader_of(reader), self.classes, self.shape) in _shipped()
+        )
 
     def _parquet(self, split: Split) -> list[Path]:
         return sorted((self.data_dir / self.name).glob(f"{split}-*.parquet"))
@@ -108,6 +112,23 @@ class StandardSource(MemorySource):
         if (files := self._parquet("train")) and self._torchvision("train") is None:
             return f"parquet ({_image_format(files[0], self.columns)} images)"
         return "original files"
+
+
+def _reader_of(reader: Callable[..., Any]) -> Callable[..., Any]:
+    """What a reader calls in the end. One with arguments of its own reads otherwise, and stays what it is."""
+    if isinstance(reader, functools.partial) and not reader.args and not reader.keywords:
+        return cast("Callable[..., Any]", reader.func)
+    return reader
+
+
+@functools.cache
+def _shipped() -> tuple[tuple[str, Callable[..., Any], tuple[str, ...], tuple[int, ...]], ...]:
+    """Name, reader, classes and shape of the data sets that ship with us."""
+    nodes = (node for node in shipped("dataset") if node["source"]["_target_"].endswith(f".{StandardSource.__name__}"))
+    return tuple(
+        (s["name"], get_object(s["reader"]["_target_"]), tuple(map(str, s["classes"])), tuple(s["shape"]))
+        for s in (node["source"] for node in nodes)
+    )
 
 
 #: Damaged files end in whatever their reader trips over: torchvision checks the layout with assertions and look-ups.

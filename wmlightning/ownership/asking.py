@@ -14,7 +14,7 @@ from wmlightning.ownership.interview import Interview
 from wmlightning.ownership.key import Key
 from wmlightning.ownership.questions import Question, Terms
 from wmlightning.ownership.shares import TRANSCRIPT, Share
-from wmlightning.ownership.spent import Spent
+from wmlightning.ownership.spent import Look, Spent, suspect_named
 from wmlightning.ownership.statistics import fixed
 from wmlightning.ownership.statistics.result import ASSUMPTIONS, MISSING, TestResult
 from wmlightning.ownership.suspects.base import Answer, Suspect, Unreachable
@@ -77,6 +77,11 @@ class Finding:
     silent: int = 0
     null_models: TestResult | None = None
 
+    @property
+    def p_value(self) -> float:
+        """Of the suspect alone, earlier looks at it included."""
+        return min(1.0, self.result.p_value / self.share.left) if self.share else self.result.p_value
+
 
 def ask(claim: Claim, suspect: Suspect, share: Share | UserError, out: Path) -> Finding:
     """Puts a question to a suspect, or reads its answers where the transcript holds all of them.
@@ -91,11 +96,11 @@ def ask(claim: Claim, suspect: Suspect, share: Share | UserError, out: Path) -> 
         return Finding(asked, None, _nothing("none", ""), str(share))
     question, interview = share.question, Interview(asked)
     result = _nothing(question.test, ASSUMPTIONS[question.test])
-    if not share.begun and question.best_p() > claim.alpha:  # to no purpose: no trigger is shown
+    if not share.begun and question.best_p() > claim.alpha * share.left:  # to no purpose: no trigger is shown
         return Finding(asked, share, result)
     try:
         with asked:
-            result = _put(share, interview, asked, claim.spent)
+            result = _put(share, interview, asked, claim.spent, out)
     except UserError as error:
         if not isinstance(error, Unreachable) and not claim.several:
             raise
@@ -106,10 +111,14 @@ def ask(claim: Claim, suspect: Suspect, share: Share | UserError, out: Path) -> 
     return Finding(asked, share, result, interview.ended, interview.answered, interview.silent, beside)
 
 
-def _put(share: Share, interview: Interview, asked: Recorded, spent: Spent) -> TestResult:
+def _put(share: Share, interview: Interview, asked: Recorded, spent: Spent, out: Path) -> TestResult:
     """Asks; triggers are set aside until it is clear which of them the suspect has seen."""
     planned = set(share.plan.triggers)
-    spent.reserve(planned.difference(share.begun))
+    suspect = suspect_named(asked.suspect.identity())
+    look = Look(share.plan.strangers, suspect, str(out.absolute()), share.plan.alpha)
+    if not share.begun:  # a kill right after this leaves no trigger set aside that no plan names
+        asked.agree(share.plan.entry())
+    spent.reserve(planned.difference(share.begun), look, share.earlier)
     finished = False
     try:
         asked.agree(share.plan.entry())
@@ -120,7 +129,7 @@ def _put(share: Share, interview: Interview, asked: Recorded, spent: Spent) -> T
         if finished:
             asked.finish()
         if finished or not asked.shown:
-            spent.release(planned - asked.shown)
+            spent.release(planned - asked.shown, None if asked.shown else look)
 
 
 def _nothing(test: str, assumption: str) -> TestResult:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wmlightning.errors import UserError
-from wmlightning.files import write_json
+from wmlightning.files import check_writable, write_json
 from wmlightning.ownership.key import Key
 
 SCHEMA = 1
@@ -32,10 +32,12 @@ def write_commitment(key: Key, path: Path) -> dict[str, Any]:
     """Writes the commitment, unless one to the same key is there: its time stays.
 
     Raises:
-        UserError: if a commitment to another key is there.
+        UserError: if a commitment to another key is there, or none can be written.
     """
     if path.exists():
         return read_commitment(path, key)
+    check_writable(path.parent, "out", needed_bytes=2**16)
+    path.parent.mkdir(parents=True, exist_ok=True)
     commitment = commitment_of(key)
     write_json(path, commitment)
     return commitment

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from wmlightning.errors import UserError
 from wmlightning.ownership.asking import Claim, Finding
+from wmlightning.ownership.spent import suspect_named
 from wmlightning.ownership.statistics.result import TestResult
 from wmlightning.ownership.verdict import ABOUT, Decision, Verdict, trigger_sample
 from wmlightning.results.fields import Fields
 from wmlightning.results.rows import names_of
+from wmlightning.watermarks.triggers import TriggerMaker
 
 #: With fewer answers than this share of what was asked, silence explains too much.
 _ANSWERED = 0.5
@@ -44,10 +47,17 @@ def verdict_of(claim: Claim, found: Finding, adjusted: float) -> Verdict:
         estimate=share.estimate if share else "nothing was planned",
         stopped=_stopped(claim, found),
         details=result.details,
-        p_adjusted=adjusted if claim.several else None,
+        p_adjusted=adjusted if claim.several or (share and share.earlier) else None,
+        identity=_identity(found),
         null_models=_beside(found.null_models, len(claim.innocents)),
         stamped=str(age.stamp) if age.stamp else None,
-        notes=[*([_SHOWN] if found.asked.queries else []), *_earlier(found), *age.doubts],
+        notes=[
+            *([_SHOWN] if found.asked.queries else []),
+            *_earlier(found),
+            *age.doubts,
+            *_looks(found),
+            _data(claim.maker),
+        ],
         sample=trigger_sample(share.question.triggers, found.asked) if claim.show and share else [],
         about=_about(claim.key.config),
     )
@@ -59,13 +69,38 @@ def _about(config: dict[str, Any]) -> dict[str, str]:
     return {name: names[name] for name in ABOUT}
 
 
+def _identity(found: Finding) -> str:
+    try:
+        return suspect_named(found.asked.suspect.identity())
+    except UserError:  # it is not there any more
+        return ""
+
+
+def _looks(found: Finding) -> list[str]:
+    """What was done before to get a verdict on the same suspect."""
+    if found.share is None or not found.share.earlier:
+        return []
+    n, own = len(found.share.earlier) + 1, found.share.plan.alpha
+    told = f"This is look {n} at this suspect with this key: alpha = {own:g} was left for it by those before"
+    return [f"{told}, so that p is divided by {found.share.left:.3g}."]
+
+
+def _data(maker: TriggerMaker) -> str:
+    """Whose pictures the triggers were made of, and whether it matters."""
+    told = " and ".join(f"{source.name} ({source.stored_as()})" for source in maker.data)
+    if maker.bound:
+        return f"Data: {told}. Labels are bound to the images: with another pixel they would be others."
+    advice = "They must be the verifier's own copy (data_dir), not the claimant's."
+    return f"Data: {told}. Labels follow from the secret alone, and are not bound to the images. {advice}"
+
+
 def _decision(claim: Claim, found: Finding, p: float) -> tuple[Decision, str]:
     if p <= claim.alpha:
         what = f"a model made without this key would answer so with a probability of {p:.2g} at the most"
         return "owned", f"{claim.age.condition} {what}."
     if found.share is None:
         return "cannot tell", f"It was not asked: {found.ended}."
-    if (best := found.share.question.best_p()) > claim.terms.alpha:
+    if (best := found.share.question.best_p()) > found.share.question.terms.alpha:
         wrong = f"Even if every trigger had matched, p would be {best:.2g}"
         return "cannot tell", f"{wrong}: ask for more, or use a larger alpha."
     if found.ended is not None:
@@ -82,7 +117,8 @@ def _stopped(claim: Claim, found: Finding) -> str:
         return "nothing was asked, since no answer could decide"
     if not claim.terms.sequential:
         return "all that was planned"
-    reached = found.result.p_value <= claim.terms.alpha
+    assert found.share is not None, "something was asked"
+    reached = found.result.p_value <= found.share.question.terms.alpha
     return "the level was reached" if reached else "no further query could have decided"
 
 

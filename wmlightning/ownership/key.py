@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,14 @@ from wmlightning.data.source import SPLITS
 from wmlightning.errors import UserError
 from wmlightning.files import check_writable, write_bytes
 from wmlightning.job import Job
+from wmlightning.ownership import pending
+from wmlightning.ownership.sealing import opened, sealed
 from wmlightning.secret import Secret
 from wmlightning.task import Plan, settle
 from wmlightning.watermarks.triggers import TriggerMaker
 
-PASSPHRASE = "WML_KEY_PASSPHRASE"  # noqa: S105 (the name of an environment variable)
-_PLAIN, _SEALED = b"WMLKEY1\n", b"WMLKEY1E"
 _LARGEST = 2**31
-_SALT, _NONCE, _TAG = 16, 12, 16
+_PATIENCE = 120.0  # seconds that a process waits for another to draw the secret
 _SETS = ("trained", "new")
 _PARTS = ("seed", "dataset", "watermark")
 _FIELDS = ("images", "labels", "groups")
@@ -134,45 +134,87 @@ def make_key(job: Job) -> Key:
     return Key(job.maker.secret, _config_of(job), made.trained, made.new)
 
 
-def secret_for(path: Path) -> Secret:
+@contextmanager
+def secret_for(path: Path, waits: bool = False) -> Iterator[Secret]:
     """The secret of the key at ``path``, or a new one from the system's generator if there is none yet.
 
+    A new one is settled at once, for every process that asks for the same key; see
+    :mod:`wmlightning.ownership.pending`. If no key comes of it, whoever drew it leaves nothing behind.
+
+    Args:
+        path: of the key.
+        waits: whether another process of the same job draws it, and this one only reads.
+
     Raises:
-        UserError: if there is no readable key, or none could be written.
+        UserError: if there is no readable key, none could be written, or none came from the process that was to draw.
     """
     if path.exists():
-        return read_key(path).secret
-    check_writable(path.parent, "key", needed_bytes=2**20)
-    return Secret(secrets.token_bytes(32))
+        yield read_key(path).secret
+    elif waits:
+        yield _awaited(path)
+    else:
+        check_writable(path.parent, "key", needed_bytes=2**20)
+        new = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with pending.alone_at(path):
+            found = _settled(path)
+            secret = found or pending.draw(path)
+        try:
+            yield secret
+        finally:
+            if found is None:
+                pending.forget(path, new)
+
+
+def _settled(path: Path) -> Secret | None:
+    found = pending.read(path)  # first: it goes when the key is there
+    return read_key(path).secret if found is None and path.exists() else found
+
+
+def _awaited(path: Path) -> Secret:
+    end = time.monotonic() + _PATIENCE
+    while (secret := _settled(path)) is None:
+        if time.monotonic() > end:
+            wrong = f"for {_PATIENCE:g} seconds the job's first process has left neither {path} nor a secret for it"
+            raise UserError("key", wrong, "a folder that all processes of the job see")
+        time.sleep(0.1)
+    return secret
 
 
 def keep_key(job: Job, path: Path) -> Key:
     """Writes the job's key, or makes sure that the one that is there is the job's.
 
     Raises:
-        UserError: if a key for other options is there.
+        UserError: if a key for other options or of another secret is there.
     """
-    if not path.exists():
-        key = make_key(job)
-        write_key(key, path)
-        return key
-    key = read_key(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pending.alone_at(path):
+        if not path.exists():
+            key = make_key(job)
+            write_key(key, path)
+        else:
+            key = read_key(path)
+            _check_same(key, job, path)
+        pending.made(path)
+    return key
+
+
+def _check_same(key: Key, job: Job, path: Path) -> None:
     ours = _config_of(job)
     if key.config != ours:
         differing = [name for name in ours if ours[name] != key.config.get(name)]
         raise UserError("key", f"{path} was made for another {' and '.join(differing)}", "its own, or another file")
-    return key
+    if job.maker is None or key.secret.reveal() != job.maker.secret.reveal():
+        wrong = f"{path} was made meanwhile, of another secret than this run began with"
+        raise UserError("key", wrong, "the same command again, which takes it")
 
 
 def write_key(key: Key, path: Path) -> None:
     """Writes a key, readable by its owner alone; encrypted if there is a passphrase in the environment."""
     metadata = {"wmlightning": _json({"secret": key.secret.reveal().hex(), "config": key.config}).decode()}
     body = save({name: tensor.contiguous() for name, tensor in key.tensors().items()}, metadata)
-    magic = _PLAIN
-    if passphrase := os.environ.get(PASSPHRASE):
-        magic, body = _SEALED, _encrypt(body, passphrase)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, magic + hashlib.sha256(magic + body).digest() + body, private=True)
+    write_bytes(path, sealed(body), private=True)
 
 
 def read_key(path: Path) -> Key:
@@ -187,13 +229,7 @@ def read_key(path: Path) -> Key:
         content = path.read_bytes()
     except OSError as error:
         raise UserError("key", f"cannot read {path} ({error.strerror})", "the file that training wrote") from error
-    magic, digest, body = content[:8], content[8:40], content[40:]
-    if magic not in (_PLAIN, _SEALED):
-        raise UserError("key", f"{path} is no key", "the file that training wrote")
-    if hashlib.sha256(magic + body).digest() != digest:
-        raise UserError("key", f"{path} is damaged: its checksum does not fit", "a copy that is whole")
-    if magic == _SEALED:
-        body = _decrypt(body, os.environ.get(PASSPHRASE), path)
+    body = opened(content, path)
     try:
         return _parse(body)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -205,6 +241,7 @@ def _parse(body: bytes) -> Key:
     header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
     content = json.loads(header["__metadata__"]["wmlightning"])
     config = content["config"]
+    _json(config)  # no number in it is none: the commitment could not be made
     if set(config) != {*_PARTS, "data"} or type(config["seed"]) is not int:
         raise ValueError("config")
     sets: dict[str, ImageSet] = {}
@@ -242,33 +279,3 @@ def _digest(tensor: Tensor) -> list[Any]:
     values = tensor.contiguous().numpy()
     little = values.astype(values.dtype.newbyteorder("<"), copy=False)
     return [str(tensor.dtype).removeprefix("torch."), list(tensor.shape), hashlib.sha256(little.tobytes()).hexdigest()]
-
-
-def _encrypt(body: bytes, passphrase: str) -> bytes:
-    """AES-256-GCM under a key that scrypt makes of the passphrase."""
-    salt, nonce = secrets.token_bytes(_SALT), secrets.token_bytes(_NONCE)
-    sealed: bytes = _cipher(passphrase, salt).encrypt(nonce, body, _SEALED)
-    return salt + nonce + sealed
-
-
-def _decrypt(body: bytes, passphrase: str | None, path: Path) -> bytes:
-    if not passphrase:
-        raise UserError("key", f"{path} is encrypted", f"its passphrase in the environment variable {PASSPHRASE}")
-    if len(body) < _SALT + _NONCE + _TAG:
-        raise UserError("key", f"{path} is too short for an encrypted key", "a copy that is whole")
-    cipher = _cipher(passphrase, body[:_SALT])
-    from cryptography.exceptions import InvalidTag
-
-    try:
-        found: bytes = cipher.decrypt(body[_SALT : _SALT + _NONCE], body[_SALT + _NONCE :], _SEALED)
-    except InvalidTag as error:
-        raise UserError("key", f"the passphrase does not open {path}", f"the right one in {PASSPHRASE}") from error
-    return found
-
-
-def _cipher(passphrase: str, salt: bytes) -> Any:
-    try:
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-    except ImportError as error:
-        raise UserError("key", "a passphrase needs cryptography", "pip install 'wmlightning[encryption]'") from error
-    return AESGCM(hashlib.scrypt(passphrase.encode(), salt=salt, dklen=32, n=2**15, r=8, p=1, maxmem=2**26))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from wmlightning.errors import UserError
 from wmlightning.files import write_bytes
 from wmlightning.ownership.choice import choose
 from wmlightning.ownership.questions import Question, Terms
-from wmlightning.ownership.spent import Spent
+from wmlightning.ownership.spent import Look, Spent, earlier_than
 from wmlightning.ownership.statistics.result import INDEPENDENT_LABELS
 from wmlightning.ownership.transcript import image_digests, planned
 from wmlightning.ownership.verdict import estimated
@@ -33,6 +33,8 @@ from wmlightning.secret import Secret
 from wmlightning.watermarks.triggers import TriggerMaker
 
 TRANSCRIPT = "transcript.jsonl"
+_SECRET = "decoys.secret"  # noqa: S105 (the name of a file)
+_LEAST = 1e-12  # of a level: less is what rounding left
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Plan:
         alpha: level for this suspect.
         sequential: whether the test may stop at any time.
         queries: triggers to ask about at most, as the verifier wished.
+        strangers: the verifier's secret, in public: decoys and the order of triggers follow from it.
         triggers: hashes of those that are asked about, in their order.
     """
 
@@ -53,6 +56,7 @@ class Plan:
     alpha: float
     sequential: bool
     queries: int
+    strangers: str
     triggers: list[str]
 
     def entry(self) -> dict[str, Any]:
@@ -72,11 +76,18 @@ class Share:
         question: ready to be put.
         plan: what of it is held to.
         begun: the triggers of the transcript's own plan, if images left under it.
+        earlier: looks at the same suspect: what they were allowed is spent.
     """
 
     question: Question
     plan: Plan
     begun: list[str]
+    earlier: list[Look] = field(default_factory=list)
+
+    @property
+    def left(self) -> float:
+        """The part of the level that earlier looks have left: p-values are divided by it."""
+        return self.plan.alpha / (self.plan.alpha + _spent_on(self.earlier))
 
     @cached_property
     def estimate(self) -> str:
@@ -103,40 +114,57 @@ class Dealer:
         self._key, self._maker, self._triggers, self._true = key, maker, triggers, true
         self._terms, self._spent = terms, spent
         self._digests = image_digests(triggers.images)
-        self._taken = spent.noted()
+        self._taken, self._looks = spent.noted(), spent.looks()
 
-    def deal(self, folders: Sequence[Path]) -> list[Share | UserError]:
+    def deal(self, folders: Sequence[Path], suspects: Sequence[str | None]) -> list[Share | UserError]:
         """A share for each suspect, or why there is none; nobody is shown what another was.
 
         Args:
             folders: of the suspects: what the transcript there says was planned is held to.
+            suspects: their names, see :func:`~wmlightning.ownership.spent.suspect_named`; ``None`` if it is not there.
         """
-        begun = [planned(out / TRANSCRIPT) for out in folders]
+        begun = [self._begun(out) for out in folders]
         for plan in begun:
             self._taken |= set(map(str, plan.get("triggers", []))) if plan else set()
         shares: list[Share | UserError] = []
-        for i, (entry, out) in enumerate(zip(begun, folders, strict=True)):
+        for i, (entry, out, suspect) in enumerate(zip(begun, folders, suspects, strict=True)):
             try:
                 if entry is None:
-                    shares.append(self._first(begun[i:].count(None), _strangers(out)))
+                    shares.append(self._first(begun[i:].count(None), out, suspect))
                 else:
-                    shares.append(self._further(entry, out / TRANSCRIPT, _strangers(out)))
+                    shares.append(self._further(entry, out, suspect))
             except UserError as error:
                 shares.append(error)
         return shares
 
-    def _first(self, waiting: int, strangers: Secret) -> Share:
+    def _begun(self, out: Path) -> dict[str, Any] | None:
+        """The plan in a folder, if images left under it, or were about to when the process was killed."""
+        plan, sent = planned(out / TRANSCRIPT)
+        at = str(out.absolute())
+        if plan is None or sent or any((look.plan, look.folder) == (plan.get("strangers"), at) for look in self._looks):
+            return plan
+        return None
+
+    def _first(self, waiting: int, out: Path, suspect: str | None) -> Share:
         """A share of what is fresh, if ``waiting`` suspects want one."""
+        earlier = [look for look in self._looks if look.suspect == suspect]
+        terms = replace(self._terms, alpha=self._terms.alpha - _spent_on(earlier))
+        if earlier and terms.alpha < _LEAST:
+            raise _looked_at(earlier, self._terms.alpha)
+        strangers = self._strangers(out, suspect)
         fresh = self._fresh()
         if not fresh:
             wrong = f"all {len(self._digests)} are spent, see {self._spent.path}"
             raise UserError("triggers", wrong, "the other kind of triggers")
-        most = min(self._terms.queries, math.ceil(len(fresh) / waiting))
-        return self._share(fresh, replace(self._terms, queries=most), strangers, [])
+        most = min(terms.queries, math.ceil(len(fresh) / waiting))
+        return self._share(fresh, replace(terms, queries=most), strangers, [], earlier)
 
-    def _further(self, entry: dict[str, Any], path: Path, strangers: Secret) -> Share:
+    def _further(self, entry: dict[str, Any], out: Path, suspect: str | None) -> Share:
         """What a transcript's plan asks for, or a longer one where that is the same test."""
-        terms = self._terms
+        path, strangers = out / TRANSCRIPT, _kept(out / _SECRET)
+        own = Look(strangers.name(), str(suspect), "", 0)
+        earlier = earlier_than(own, self._looks)
+        terms = replace(self._terms, alpha=self._terms.alpha - _spent_on(earlier))
         try:
             plan = Plan(**entry)
             ours = self._places(plan.triggers)
@@ -146,6 +174,7 @@ class Dealer:
             raise UserError("transcript", wrong, "another folder, or the options that it was begun with") from None
         for name, was, now in (
             ("key", plan.key, self._key),
+            (_SECRET, plan.strangers, strangers.name()),
             ("alpha (for each suspect)", plan.alpha, terms.alpha),
             ("sequential", plan.sequential, terms.sequential),
             ("queries", plan.queries, terms.queries),
@@ -156,19 +185,33 @@ class Dealer:
             ours += self._fresh()
         else:
             terms = replace(terms, queries=len(ours), settled=True)
-        share = self._share(ours, terms, strangers, plan.triggers)
+        share = self._share(ours, terms, strangers, plan.triggers, earlier)
         if share.plan.test != plan.test or share.plan.triggers[: len(plan.triggers)] != plan.triggers:
             raise _another(path, "test", plan.test, f"{share.plan.test} with other triggers")
         return share
 
-    def _share(self, which: list[int], terms: Terms, strangers: Secret, begun: list[str]) -> Share:
+    def _share(self, which: list[int], terms: Terms, strangers: Secret, begun: list[str], earlier: list[Look]) -> Share:
         places = torch.tensor(which, dtype=torch.int64)
         question = choose(self._maker, self._triggers, self._true, places, terms, strangers)
         chosen = image_digests(question.triggers.images)
         self._taken |= set(chosen)
         wanted = self._terms
-        plan = Plan(self._key, question.test, wanted.alpha, wanted.sequential, wanted.queries, chosen)
-        return Share(question, plan, begun)
+        settled = (terms.alpha, wanted.sequential, wanted.queries, strangers.name())
+        return Share(question, Plan(self._key, question.test, *settled, chosen), begun, earlier)
+
+    def _strangers(self, out: Path, suspect: str | None) -> Secret:
+        """The verifier's own secret, kept with the transcript: going on asks about the same decoys.
+
+        A new one if the suspect was asked by the one that is there, and the transcript of that is gone.
+        """
+        path = out / _SECRET
+        if path.exists():
+            secret = _kept(path)
+            if all((look.plan, look.suspect) != (secret.name(), suspect) for look in self._looks):
+                return secret
+        out.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, secrets.token_bytes(32), private=True)
+        return _kept(path)
 
     def _fresh(self) -> list[int]:
         return [i for i, digest in enumerate(self._digests) if digest not in self._taken]
@@ -188,13 +231,22 @@ def _another(path: Path, name: str, was: Any, now: Any) -> UserError:
     return UserError("transcript", wrong, "what it was begun with")
 
 
-def _strangers(out: Path) -> Secret:
-    """The verifier's own secret, kept with the transcript: going on asks about the same decoys."""
-    path = out / "decoys.secret"
-    if not path.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, secrets.token_bytes(32), private=True)
-    content = path.read_bytes()
+def _looked_at(earlier: list[Look], alpha: float) -> UserError:
+    used, where = _spent_on(earlier), earlier[0].folder
+    wrong = f"it was asked with this key before, see {where}, and alpha={used:g} was spent on that, now it is {alpha:g}"
+    right = f"out={where} goes on where its transcript ends; another look has what a larger alpha leaves of it"
+    return UserError("suspect", wrong, right)
+
+
+def _spent_on(looks: list[Look]) -> float:
+    return sum(look.alpha for look in looks)
+
+
+def _kept(path: Path) -> Secret:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError("out", f"{path} is gone: what was asked follows from it", "a copy, or another folder") from None
     if len(content) != 32:
         raise UserError("out", f"{path} is damaged", "another folder")
     return Secret(content)

@@ -1,16 +1,56 @@
-"""Triggers that suspects have seen, or that are set aside for one: a file beside the key, with their hashes."""
+"""What was shown of a key, and to whom: two files beside it.
+
+``KEY.spent.json`` holds hashes of the triggers that suspects have seen, or that are set aside for one.
+``KEY.asked.json`` holds the looks that were taken: at which suspect, at which level, and where it is written down.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from wmlightning.errors import UserError
-from wmlightning.files import write_bytes
+from wmlightning.files import json_bytes, write_bytes
+
+
+@dataclass(frozen=True)
+class Look:
+    """A suspect being asked by one plan, from the first image that leaves for it.
+
+    Attributes:
+        plan: names it: the verifier's secret of this plan, in public.
+        suspect: see :func:`suspect_named`.
+        folder: of the transcript.
+        alpha: level that was spent on it.
+    """
+
+    plan: str
+    suspect: str
+    folder: str
+    alpha: float
+
+    def same(self, other: Look) -> bool:
+        """Whether the other is this look, carried on."""
+        return (self.plan, self.suspect) == (other.plan, other.suspect)
+
+
+def suspect_named(identity: dict[str, Any]) -> str:
+    """Names a suspect in whatever way it is read: a file by what it holds, anything else by its name."""
+    digest = identity.get("sha256")
+    return f"sha256 {digest}" if digest else f"{identity.get('kind')} {identity.get('name')}"
+
+
+def earlier_than(look: Look, looks: Sequence[Look]) -> list[Look]:
+    """The looks at the same suspect that were taken before."""
+    before = takewhile(lambda other: not other.same(look), looks)
+    return [other for other in before if other.suspect == look.suspect]
 
 
 class Spent:
@@ -22,6 +62,7 @@ class Spent:
 
     def __init__(self, key: Path) -> None:
         self.path = key.with_suffix(".spent.json")
+        self._asked = key.with_suffix(".asked.json")
 
     def noted(self) -> set[str]:
         """Hashes of the triggers that nobody else is to be shown.
@@ -29,36 +70,68 @@ class Spent:
         Raises:
             UserError: if the file is damaged.
         """
-        if not self.path.exists():
-            return set()
-        try:
-            return set(map(str, json.loads(self.path.read_text())))
-        except (ValueError, TypeError) as error:
-            raise UserError("key", f"{self.path} is damaged", "a copy that is whole, or remove it") from error
+        return set(map(str, _read(self.path)))
 
-    def reserve(self, triggers: Iterable[str]) -> None:
-        """Sets triggers aside before the first of them leaves: a kill then cannot make one pass for unseen.
+    def looks(self) -> list[Look]:
+        """The looks that were taken, in their order.
 
         Raises:
-            UserError: if another verification has taken one of them meanwhile.
+            UserError: if the file is damaged.
+        """
+        try:
+            return [Look(**entry) for entry in _read(self._asked)]
+        except TypeError as error:
+            raise _damaged(self._asked) from error
+
+    def reserve(self, triggers: Iterable[str], look: Look, earlier: Sequence[Look]) -> None:
+        """Sets triggers aside before the first of them leaves: a kill then cannot make one pass for unseen.
+
+        Args:
+            triggers: hashes.
+            look: that shows them.
+            earlier: looks at the same suspect that it was planned after.
+
+        Raises:
+            UserError: if another verification has taken one of them, or looked at the suspect, meanwhile.
         """
         wanted = set(triggers)
-        with self._changing() as noted:
-            if wanted & noted:
+        with self._changing() as (noted, looks):
+            if wanted & noted or earlier_than(look, looks) != list(earlier):
                 wrong = f"{self.path} changed while this verification was planned"
                 raise UserError("key", wrong, "the same command again")
             noted |= wanted
+            if not any(other.same(look) for other in looks):
+                looks.append(look)
 
-    def release(self, triggers: Iterable[str]) -> None:
-        """Gives back triggers that no suspect has seen."""
-        with self._changing() as noted:
+    def release(self, triggers: Iterable[str], unseen: Look | None = None) -> None:
+        """Gives back triggers that no suspect has seen, and a look in which none was shown."""
+        with self._changing() as (noted, looks):
             noted -= set(triggers)
+            looks[:] = [look for look in looks if unseen is None or not look.same(unseen)]
 
     @contextmanager
-    def _changing(self) -> Iterator[set[str]]:
+    def _changing(self) -> Iterator[tuple[set[str], list[Look]]]:
         with FileLock(self.path.with_name(f".{self.path.name}.lock")):  # others may be verifying with this key
-            before = self.noted()
-            after = set(before)
-            yield after
-            if after != before:
-                write_bytes(self.path, (json.dumps(sorted(after)) + "\n").encode(), private=True)
+            noted, looks = self.noted(), self.looks()
+            before = set(noted), list(looks)
+            yield noted, looks
+            if looks != before[1]:
+                write_bytes(self._asked, json_bytes([asdict(look) for look in looks]), private=True)
+            if noted != before[0]:
+                write_bytes(self.path, (json.dumps(sorted(noted)) + "\n").encode(), private=True)
+
+
+def _read(path: Path) -> list[Any]:
+    if not path.exists():
+        return []
+    try:
+        found = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path) from error
+    if not isinstance(found, list):
+        raise _damaged(path)
+    return found
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError("key", f"{path} is damaged", "a copy that is whole, or remove it")

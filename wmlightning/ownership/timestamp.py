@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wmlightning.errors import UserError
-from wmlightning.files import json_bytes, write_bytes
+from wmlightning.files import check_writable, json_bytes, write_bytes
 from wmlightning.ownership.commitment import load_commitment
 
 if TYPE_CHECKING:
@@ -71,13 +71,14 @@ def write_request(commitment: Path) -> Path:
         Its path.
 
     Raises:
-        UserError: if there is no commitment, or the request that is there is for another one.
+        UserError: if there is no commitment, or the request that is there is for another one, or none can be written.
     """
     client = _client()
     content, path = stamped(commitment), request_of(commitment)
     if path.exists():
         _read_request(path, content)
         return path
+    check_writable(path.parent, "commitment", needed_bytes=2**16)
     builder = client.TimestampRequestBuilder().data(content).hash_algorithm(client.HashAlgorithm.SHA256)
     write_bytes(path, builder.nonce(nonce=True).cert_request(cert_request=True).build().as_bytes())
     return path

@@ -170,8 +170,8 @@ class Transcript:
         self._lock.release()
 
 
-def planned(path: Path) -> dict[str, Any] | None:
-    """The plan of a transcript that is not open, if images left under it; a damaged one tells when it is opened."""
+def planned(path: Path) -> tuple[dict[str, Any] | None, bool]:
+    """The plan of a transcript that is not open, and whether images left; a damaged one tells when it is opened."""
     plan, sent = None, Counter[str]()
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
@@ -181,7 +181,7 @@ def planned(path: Path) -> dict[str, Any] | None:
             sent.subtract(map(str, entry.get("unsent", ())))
         except (ValueError, TypeError, AttributeError, RecursionError):
             continue
-    return plan if isinstance(plan, dict) and any(times > 0 for times in sent.values()) else None
+    return plan if isinstance(plan, dict) else None, any(times > 0 for times in sent.values())
 
 
 class Recorded:

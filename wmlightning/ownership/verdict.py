@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from PIL import Image
 
 from wmlightning.data.batches import ImageSet
-from wmlightning.files import write_bytes, write_json
+from wmlightning.files import json_bytes, write_bytes
 from wmlightning.ownership.statistics.power import Estimate
 from wmlightning.ownership.transcript import Recorded
 from wmlightning.results.card import VERDICT, VERDICT_SCHEMA
@@ -52,6 +52,7 @@ class Verdict:
         stopped: why no more was asked.
         details: how the p-value came about.
         null_models: how models that were made without the key fared in the same test.
+        identity: what was asked: by what it holds if it is a file, else by its name; empty if it is gone.
         notes: what else a reader must know.
         sample: triggers with their answers, only if asked for.
     """
@@ -77,6 +78,7 @@ class Verdict:
     stamped: str | None = None
     p_adjusted: float | None = None
     null_models: str | None = None
+    identity: str = ""
     notes: list[str] = field(default_factory=list)
     sample: list[dict[str, Any]] = field(default_factory=list)
     about: dict[str, str] = field(default_factory=dict)
@@ -110,13 +112,15 @@ class Verdict:
         if self.stamped is not None:
             lines.append(f"  time stamp: {self.stamped}")
         if self.p_adjusted is not None:
-            lines.insert(3, f"  after correction for several suspects: {_p(self.p_adjusted)}")
+            lines.insert(3, f"  after correction for several suspects and looks: {_p(self.p_adjusted)}")
         if self.null_models is not None:
             lines.append(f"  cross-check: {self.null_models}")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
     def write(self, folder: Path) -> Verdict:
-        """Writes ``verdict.json``, ``verdict.txt`` and ``report.html``, unless a better verdict is there.
+        """Writes ``verdict.json``, ``verdict.txt`` and ``report.html``, private if they show triggers.
+
+        Unless this cannot tell, and a verdict on the same suspect is there.
 
         Returns:
             This one, with a note if another stands.
@@ -124,22 +128,24 @@ class Verdict:
         folder.mkdir(parents=True, exist_ok=True)
         if (other := self._outdone_by(folder / VERDICT)) is not None:
             return replace(self, notes=[*self.notes, f"The verdict that was reached before stands: {other}."])
-        write_bytes(folder / "report.html", self.html().encode())
-        write_bytes(folder / "verdict.txt", (self.text() + "\n").encode())
-        write_json(folder / VERDICT, {"kind": "verify", "schema": VERDICT_SCHEMA, **asdict(self)})
+        told = json_bytes({"kind": "verify", "schema": VERDICT_SCHEMA, **asdict(self)})
+        texts = (("report.html", self.html().encode()), ("verdict.txt", (self.text() + "\n").encode()), (VERDICT, told))
+        for name, content in texts:
+            write_bytes(folder / name, content, private=bool(self.sample))
         return self
 
     def _outdone_by(self, path: Path) -> str | None:
-        """What was decided before, if this says less of the same: nothing is lost because a suspect is gone."""
+        """What was decided before, if nothing is now: a suspect that is gone takes no verdict with it."""
+        if self.decision != "cannot tell":
+            return None
         try:
             other = json.loads(path.read_text())
             same = all(other[name] == getattr(self, name) for name in ("suspect", "commitment"))
-            alike = all(other[name] == getattr(self, name) for name in ("test", "alpha"))
-            decided = EXIT_CODES[other["decision"]]
+            same = same and self.identity in ("", other["identity"])
+            decided = EXIT_CODES[other["decision"]] < self.exit_code
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None  # none, or none of ours
-        reached = decided < self.exit_code and (alike or self.decision == "cannot tell")
-        return str(other["decision"]) if same and reached else None
+        return str(other["decision"]) if same and decided else None
 
     def html(self) -> str:
         """One page of evidence: complete in itself, with nothing secret unless a sample was asked for."""

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from wmlightning.config import plain, setting
 from wmlightning.data.source import Source
 from wmlightning.errors import UserError
+from wmlightning.files import check_writable
 from wmlightning.loggers import log_verdict, make_loggers
 from wmlightning.ownership.age import age_of
 from wmlightning.ownership.asking import Claim, ask
@@ -21,7 +22,7 @@ from wmlightning.ownership.decision import verdict_of
 from wmlightning.ownership.key import read_key
 from wmlightning.ownership.questions import Terms
 from wmlightning.ownership.shares import Dealer, Share
-from wmlightning.ownership.spent import Spent
+from wmlightning.ownership.spent import Spent, suspect_named
 from wmlightning.ownership.statistics.result import holm
 from wmlightning.ownership.suspects.base import Suspect
 from wmlightning.ownership.suspects.network import Network
@@ -49,6 +50,9 @@ def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> lis
     _check_kinds(options)
     suspects, path = suspects_of(cfg), Path(options["key"]).expanduser()
     folders = _folders(suspects, path, options["out"])
+    check_writable(path.parent, "key", needed_bytes=2**20)
+    for out in folders:
+        check_writable(out, "out", needed_bytes=2**20)
     loggers = [make_loggers(cfg, out, public(s.name), "verify") for s, out in zip(suspects, folders, strict=True)]
     terms = _terms(options, len(suspects))
     key = read_key(path)
@@ -59,15 +63,15 @@ def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> lis
     claim = Claim(key, maker, age, terms, options["alpha"], innocents, several, options["show_triggers"], spent)
     triggers, true = triggers_of(key, maker, options["triggers"])
     dealer = Dealer(key.commitment(), maker, triggers, true, terms, spent)
-    shares = dealer.deal(folders)
+    shares = dealer.deal(folders, _names(suspects))
     found = []
     for suspect, share, out in zip(suspects, shares, folders, strict=True):
         if isinstance(share, Share):
             tell(share.estimate)
         found.append(ask(claim, suspect, share, out))
-        bound = min(1.0, len(suspects) * found[-1].result.p_value)  # whatever comes of the others; written at once
+        bound = min(1.0, len(suspects) * found[-1].p_value)  # whatever comes of the others; written at once
         verdict_of(claim, found[-1], bound).write(out)
-    adjusted = holm([finding.result.p_value for finding in found])
+    adjusted = holm([finding.p_value for finding in found])
     verdicts = [verdict_of(claim, finding, p) for finding, p in zip(found, adjusted, strict=True)]
     verdicts = [verdict.write(out) for verdict, out in zip(verdicts, folders, strict=True)]
     for ours, verdict, out in zip(loggers, verdicts, folders, strict=True):  # last: one that fails costs no verdict
@@ -96,6 +100,9 @@ def _check_kinds(options: dict[str, Any]) -> None:
     for name, (kind, right) in kinds.items():
         if not isinstance(options[name], kind):
             raise UserError(name, f"{options[name]!r} is something else", right)
+    for name in ("null_models", "timestamp_ca", "trust"):
+        if not all(isinstance(value, str) for value in options[name]):
+            raise UserError(name, f"{options[name]!r} is something else", "a list of names: [A, B]")
     if options["triggers"] not in ("new", "trained"):
         raise UserError("triggers", f"{options['triggers']!r} is unknown", "new or trained")
 
@@ -134,4 +141,20 @@ def _folders(suspects: list[Suspect], key: Path, out: str | None) -> list[Path]:
         names.append(kept if kept not in names else f"{kept}-{len(names)}")
     if out is None:
         return [key.with_suffix(f".{name}") for name in names]
-    return [Path(out)] if len(names) == 1 else [Path(out) / name for name in names]
+    own = Path(out).expanduser()
+    return [own] if len(names) == 1 else [own / name for name in names]
+
+
+def _names(suspects: list[Suspect]) -> list[str | None]:
+    """What the suspects are, however they are called; ``None`` where opening it will tell what is wrong."""
+    names: list[str | None] = []
+    for suspect in suspects:
+        try:
+            names.append(suspect_named(suspect.identity()))
+        except UserError:
+            names.append(None)
+    for i, name in enumerate(names):
+        if name is not None and name in names[:i]:
+            wrong = f"{suspects[names.index(name)].name} and {suspects[i].name} are the same"
+            raise UserError("suspects", wrong, "each suspect once")
+    return names

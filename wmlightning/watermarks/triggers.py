@@ -60,6 +60,7 @@ class TriggerMaker:
         roles: who may see which image.
 
     Attributes:
+        data: the task's data, and others that pictures come from.
         bound: whether several labels are drawn for these very images, which the claimant may have chosen, and not from
             the secret alone.
 
@@ -82,7 +83,8 @@ class TriggerMaker:
         self.secret = self._drawn_from = secret
         self.source = source
         self.roles = roles
-        self.bound = scheme.several_labels and not all(data.public for data in (source, *watermark.sources()))
+        self.data = (source, *watermark.sources())
+        self.bound = scheme.several_labels and not all(data.public for data in self.data)
         self._planned = labels
         self._labels = None if self.bound else labels
         asked = scheme.n_triggers

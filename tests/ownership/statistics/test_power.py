@@ -13,6 +13,7 @@ from wmlightning.ownership.statistics.fixed import decoy_keys, independent_label
 from wmlightning.ownership.statistics.guessing import SeveralMarks
 from wmlightning.ownership.statistics.power import Setting, queries_needed
 from wmlightning.ownership.statistics.ranks import decoys_asked, decoys_needed, log_rank_capital
+from wmlightning.ownership.statistics.result import DECOY_KEYS
 from wmlightning.ownership.statistics.sequential import DecoyKeys, IndependentLabels
 
 TEN: dict[str, Any] = {"n_classes": 10}
@@ -174,3 +175,9 @@ def test_unknown_tests() -> None:
         queries_needed("chi squared", Setting(**TEN))
     with pytest.raises(ValueError, match="no sequential"):
         queries_needed("null models", Setting(**TEN, sequential=True))
+
+
+def test_a_huge_budget_takes_no_longer() -> None:
+    """What becomes of a decoy is worked out from decision to decision, not from decoy to decoy."""
+    huge = Setting(10, n_others=10**12, others_match=0.05, survival=0.8, alpha=0.001, most=40, sequential=True)
+    assert queries_needed(DECOY_KEYS, huge).triggers is not None

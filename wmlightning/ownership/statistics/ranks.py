@@ -59,17 +59,27 @@ def decoys_spent(reaching: Floats, n_decoys: int, alpha: float) -> tuple[Floats,
         n_decoys: after so many it ends.
         alpha: level.
     """
-    needed = np.array([decoys_needed(alpha, True, reached) for reached in range(_FORGIVEN)])
     law = np.zeros((len(reaching), _FORGIVEN + 1))  # the last column: too many have reached the score
     law[:, 0] = 1
     found, spent = np.zeros(len(reaching)), np.zeros(len(reaching))
-    for decoy in range(1, n_decoys + 1):
-        spent += law.sum(1)
-        up = law * reaching[:, None]
-        law = law - up
-        law[:, 1:] += up[:, :-1]
-        law[:, -1] += up[:, -1]
-        decided = np.append(needed <= decoy, False)
-        found += law[:, decided].sum(1)
-        law[:, decided] = 0
+    entered = 0
+    for reached in range(_FORGIVEN):  # until then nothing can be decided
+        needed = decoys_needed(alpha, True, reached)
+        if needed > n_decoys:
+            break
+        spent += (needed - entered) * law.sum(1)
+        law, entered = _reached(law, reaching, needed - entered), needed
+        found += law[:, : reached + 1].sum(1)
+        law[:, : reached + 1] = 0
+    spent += (n_decoys - entered) * law.sum(1)
     return found, spent
+
+
+def _reached(law: Floats, reaching: Floats, n_decoys: int) -> Floats:
+    """The law of how many decoys have reached the owner's score, after so many more."""
+    steps: Floats = np.asarray(binom.pmf(np.arange(_FORGIVEN), n_decoys, reaching[:, None]))
+    after = np.zeros_like(law)
+    for reached in range(_FORGIVEN):
+        after[:, reached] = (law[:, : reached + 1] * steps[:, reached::-1]).sum(1)
+    after[:, -1] = np.clip(law.sum(1) - after.sum(1), 0, None)
+    return after
