@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle  # for the name of an error: nothing is unpickled
 import time
 import zipfile
@@ -14,12 +15,17 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
 
 from wmlightning.callbacks.guard import AccuracyGuard
 from wmlightning.errors import UserError
 from wmlightning.files import remove_halves, write_bytes
 
 FILE = "resume.ckpt"
+#: The weights that fitting ended with, and beside them what is told of it: there until the card is.
+FITTED = "fitted.safetensors"
 
 #: What torch raises for files that are no checkpoint, are cut off, or would run code.
 _SPOILED = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile)
@@ -39,6 +45,11 @@ class _WholeFiles(TorchCheckpointIO):
         torch.save(checkpoint, buffer)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_bytes(Path(path), buffer.getvalue())
+
+
+def _spoiled(path: Path, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError("force", f"cannot go on from {path} ({reason})", "remove it, or force=true")
 
 
 def _ends_for_good(trainer: L.Trainer) -> bool:
@@ -155,9 +166,56 @@ class ResumePoint(ModelCheckpoint):
         try:
             torch.load(path, map_location="cpu", weights_only=True)
         except _SPOILED as e:
-            reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-            raise UserError("force", f"cannot go on from {path} ({reason})", "remove it, or force=true") from e
+            raise _spoiled(path, e) from e
         return str(path)
+
+    def write_fitted(self, trainer: L.Trainer, weights: dict[str, Tensor], more: dict[str, Any]) -> None:
+        """Notes that fitting has ended: with which weights, and what the card and the loggers are told of it.
+
+        Args:
+            trainer: that fitted. Its first process writes.
+            weights: as safetensors wants them.
+            more: further plain values.
+        """
+        if not trainer.is_global_zero:
+            return
+        steps = trainer.fit_loop.epoch_loop._batches_that_stepped
+        told = {
+            "history": self.history,
+            "seconds": self.seconds,
+            "steps": steps,
+            "epoch": trainer.current_epoch,
+            **more,
+        }
+        write_bytes(Path(str(self.dirpath)) / FITTED, save(weights, {"fitted": json.dumps(told)}))
+
+    def read_fitted(self, trainer: L.Trainer) -> dict[str, Any] | None:
+        """What :meth:`write_fitted` noted, weights excepted; ``None`` if there is none.
+
+        Args:
+            trainer: that will not fit. It counts epochs and steps as if it had.
+
+        Raises:
+            UserError: if the file is damaged.
+        """
+        path = Path(str(self.dirpath)) / FITTED
+        remove_halves(path)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                told: dict[str, Any] = json.loads(file.metadata()["fitted"])
+            self.history, self.seconds_before = list(told["history"]), float(told["seconds"])
+            trainer.fit_loop.epoch_loop._batches_that_stepped = int(told["steps"])
+            trainer.fit_loop.epoch_progress.current.completed = int(told["epoch"])
+        except (SafetensorError, OSError, ValueError, TypeError, LookupError) as e:
+            raise _spoiled(path, e) from e
+        return told
+
+    def clear(self) -> None:
+        """Removes what a finished training needs no more."""
+        for name in (FILE, FITTED):
+            (Path(str(self.dirpath)) / name).unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Adds what must survive a kill."""
