@@ -305,7 +305,9 @@ def test_killed_between_fitting_and_the_card(
     card = json.loads((whole / "card.json").read_text())
     for part in ("metrics", "history", "epochs"):
         assert card[part] == resumed[part], part
-    pd.testing.assert_series_equal(log.iloc[-1], pd.read_csv(whole / "logs" / "metrics.csv").iloc[-1], check_index=False)
+    pd.testing.assert_series_equal(
+        log.iloc[-1], pd.read_csv(whole / "logs" / "metrics.csv").iloc[-1], check_index=False
+    )
 
 
 def test_spoiled_weights_of_an_ended_fitting(main: Callable[..., Outcome], small: list[str], begun: Path) -> None:

@@ -25,10 +25,10 @@ from wmlightning.attacks.execution import Assault, Scene, Victim, carry_out, pla
 from wmlightning.callbacks import resume
 from wmlightning.callbacks.accuracy import Accuracies
 from wmlightning.callbacks.guard import AccuracyGuard
-from wmlightning.config import from_elsewhere, make, plain, unmarked_config
+from wmlightning.config import check_sections, from_elsewhere, make, plain, unmarked_config
 from wmlightning.data.datamodule import WatermarkData
 from wmlightning.errors import UserError
-from wmlightning.files import write_bytes
+from wmlightning.files import file_digest, write_bytes
 from wmlightning.job import Draft, Job, draft, prepare
 from wmlightning.loggers import check_login, finish, log_attack, make_loggers, told, with_names
 from wmlightning.models.classifier import Classifier
@@ -36,7 +36,7 @@ from wmlightning.ownership.key import keep_key, read_key, secret_for
 from wmlightning.results.card import environment, fingerprint, read_card, write_card
 from wmlightning.results.summary import show, show_attack
 from wmlightning.seeds import role_seed
-from wmlightning.store import WEIGHTS, file_digest, find_start, load_weights, read_run, secret_of, with_task_of
+from wmlightning.store import WEIGHTS, find_start, load_weights, read_run, secret_of, with_task_of
 from wmlightning.trainer import check_batches, make_trainer
 
 
@@ -52,6 +52,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: for a mistake in the config, before anything is written.
     """
+    check_sections(cfg)
     calm_lightning()
     keep_freed_memory()
     if cfg.victim is not None:
@@ -288,6 +289,11 @@ class Training:
             if not trainer.is_global_zero:  # all processes decide alike
                 return None
             raise UserError("guard.max_drop", *error.args[1:]) from error
+        except RuntimeError as error:
+            if "does not have a deterministic implementation" not in str(error):
+                raise
+            wrong = str(error).split(", but you set")[0]
+            raise UserError("trainer.deterministic", wrong, "trainer.deterministic=warn, or another network") from error
         if trainer.interrupted:
             raise KeyboardInterrupt
         if not point.history and not self.job.cfg.trainer.get("fast_dev_run"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -97,6 +98,10 @@ def own_copy(cfg: DictConfig) -> DictConfig:
     """A copy in which the name of another data set is replaced by its config, and what is left open is settled."""
     cfg = cfg.copy()
     settle_marks(cfg.watermark, owner=cfg.get("key") is not None)
+    if (
+        isinstance(logo := cfg.watermark.get("logo"), str) and Path(logo).is_file()
+    ):  # the card is read in other folders too
+        cfg.watermark.logo = str(Path(logo).absolute())
     images = cfg.watermark.get("images")
     if isinstance(images, str):  # the name of another data set
         cfg.watermark.images = dataset_config(images, "watermark.images")
@@ -120,6 +125,9 @@ def settle_marks(options: MutableMapping[Any, Any], owner: bool) -> None:
     if options.get("n_triggers") == AUTO:
         n_marks = options["n_marks"]
         options["n_triggers"] = 0.005 * n_marks if isinstance(n_marks, int) and n_marks > 1 else 0.01
+        if options["n_triggers"] > 1:
+            wrong = f"{n_marks} marks with one trigger for 200 images each"
+            raise UserError("watermark.n_marks", wrong, "at most 200, or watermark.n_triggers of your own")
 
 
 def _scheme(node: DictConfig) -> Scheme:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from wmlightning.errors import UserError
+from wmlightning.files import file_digest
 from wmlightning.ownership.suspects.base import (
     FAILED,
     MALFORMED,
@@ -24,7 +25,6 @@ from wmlightning.ownership.suspects.base import (
     wrong_classes,
 )
 from wmlightning.ownership.suspects.reading import of_array
-from wmlightning.store import file_digest
 
 
 class LocalSuspect(Suspect):
