@@ -16,15 +16,15 @@ from wmlightning.trainer import check_batches
 
 Outcome = Any
 
+SHORT = "~recipe.schedule.max_lr ~recipe.schedule.pct_start ~recipe.schedule.cycle_momentum"
 PLATEAU = "recipe.schedule._target_=torch.optim.lr_scheduler.ReduceLROnPlateau"
 #: By their key. What is said here, a config file may say.
 MISTAKES = [
     ("guard", "guard=null"),
     ("judge", "judge=null"),
     ("attacker", "attacker=null"),
-    ("attacker", "attacker=[1]"),
     ("dataset.source", "dataset.source=null"),
-    ("dataset.source.name", "dataset.source.name=null"),
+    ("dataset.source.name", "dataset=mnist dataset.source.name=null"),
     ("logger", "logger=[]"),
     ("attack", "attack=[]"),
     ("callbacks", "callbacks=[]"),
@@ -39,7 +39,7 @@ MISTAKES = [
     ("attack.inversion.tv", "attack=inversion attack.inversion.tv=inf"),
     (
         "recipe.schedule",
-        f"{PLATEAU} ~recipe.schedule.max_lr ~recipe.schedule.pct_start ~recipe.schedule.cycle_momentum",
+        f"{PLATEAU} {SHORT}",
     ),
     ("recipe.optimizer", "recipe.optimizer._target_=torch.optim.LBFGS"),  # takes a single group
     ("callbacks.gallery.path", "callbacks.gallery.path=/proc/nowhere/x.png"),
@@ -47,6 +47,7 @@ MISTAKES = [
     ("dataset.name", "dataset.name=../../x"),
     ("dataset.name", "dataset.name=.."),
     ("dataset.name", "dataset.name=null"),
+    ("dataset.name", "dataset.name=7"),
     ("watermark.n_marks", "watermark.n_marks=300"),
     ("watermark.n_decoys", "watermark.n_decoys=1000000000"),
     ("watermark.negatives", "watermark.negatives=1e9"),

@@ -58,9 +58,8 @@ def identity_of(cfg: DictConfig, source: Source, watermark: Watermark | None, pr
     identity: dict[str, Any] = {"version": _TRAINING_VERSION, "seed": cfg.seed, "precision": precision}
     for part in ("dataset", "watermark", "model", "recipe", "trainer"):
         identity[part] = portable(without(plain(cfg[part]), *_NOT_IN_FINGERPRINT.get(part, ())))
-    if (
-        isinstance(logo := identity["watermark"].get("logo"), str) and Path(logo).is_file()
-    ):  # its content, not its place
+    logo = identity["watermark"].get("logo")
+    if isinstance(logo, str) and Path(logo).is_file():  # its content, wherever it lies
         identity["watermark"]["logo"] = {"sha256": file_digest(Path(logo))}
     if watermark is not None and cfg.watermark.mix == "per_batch" and cfg.watermark.negatives:
         identity["version"] = _VERSION_WITH_TURNS

@@ -333,8 +333,9 @@ def _check_numbers(cfg: DictConfig) -> None:
         switch(cfg.recipe[name], f"recipe.{name}")
     if not OmegaConf.is_list(cfg.tags):
         raise UserError("tags", f"{cfg.tags!r} is no list", "[first,second]")
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", str(cfg.dataset.name)):  # begins the name of the run's folder
-        raise UserError("dataset.name", f"{cfg.dataset.name!r} is no name", "letters, digits, '.', '_' and '-'")
+    name = cfg.dataset.name  # begins that of the run's folder
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
+        raise UserError("dataset.name", f"{name!r} is no name", "letters, digits, '.', '_' and '-'")
     if not isinstance(cfg.runs_dir, str) or not cfg.runs_dir:
         raise UserError("runs_dir", f"{cfg.runs_dir!r} is no folder", "name a folder")
     setting(cfg.recipe.batch_size, "recipe.batch_size", int, 2)

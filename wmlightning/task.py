@@ -85,6 +85,11 @@ def settle(cfg: DictConfig, secret: Secret, source: Source | None = None) -> Pla
     scheme = _scheme(cfg.watermark)
     if source is None:
         source = make(cfg.dataset.source, "dataset.source")
+    if not isinstance(source, Source):
+        wrong = f"{cfg.dataset.source._target_} is no source of images"
+        raise UserError("dataset.source._target_", wrong, "a class derived from wmlightning.data.source.Source")
+    if not isinstance(source.name, str):
+        raise UserError("dataset.source.name", f"{source.name!r} is no name", "a word")
     watermark = _watermark(cfg)
     marks_task = isinstance(watermark, MarkingWatermark)
     own = (cfg.dataset.source_class, cfg.dataset.target_class)
@@ -98,9 +103,8 @@ def own_copy(cfg: DictConfig) -> DictConfig:
     """A copy in which the name of another data set is replaced by its config, and what is left open is settled."""
     cfg = cfg.copy()
     settle_marks(cfg.watermark, owner=cfg.get("key") is not None)
-    if (
-        isinstance(logo := cfg.watermark.get("logo"), str) and Path(logo).is_file()
-    ):  # the card is read in other folders too
+    logo = cfg.watermark.get("logo")
+    if isinstance(logo, str) and Path(logo).is_file():  # the card is read in other folders too
         cfg.watermark.logo = str(Path(logo).absolute())
     images = cfg.watermark.get("images")
     if isinstance(images, str):  # the name of another data set
