@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.helpers import job_of
 
@@ -57,3 +58,15 @@ def test_where_runs_lie_is_no_part_of_it(runs: Path, tmp_path: Path) -> None:
 
 def test_another_trainer_may_make_another_model(runs: Path) -> None:
     assert fingerprint(runs, "trainer._target_=mine.Trainer") != fingerprint(runs)
+
+
+def test_a_logo_is_what_it_shows_wherever_it_lies(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for folder, colour in (("one", "white"), ("one", "red"), ("two", "red")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        Image.new("RGBA", (10, 10), colour).save(tmp_path / folder / "logo.png")
+        job = job_of(runs, "watermark=content", f"watermark.logo={folder}/logo.png")
+        found.append(job.fingerprint)
+        assert job.cfg.watermark.logo == str(tmp_path / folder / "logo.png"), "found from any folder"
+    assert found[0] != found[1] == found[2]

@@ -224,6 +224,101 @@ def test_force_gets_rid_of_a_spoiled_resume_point(main: Callable[..., Outcome], 
     assert not (begun / "resume.ckpt").exists()
 
 
+# -- killed when all epochs are there --------------------------------------------------------------------------------
+
+LAST = '''
+import os
+from pathlib import Path
+
+import lightning as L
+
+
+class Last(L.Callback):
+    """Ends like a kill once a test has begun, until a file says not to."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if self.path.exists():
+            raise RuntimeError("an epoch is trained again")
+
+    def on_test_start(self, trainer, pl_module):
+        if not self.path.exists():
+            self.path.touch()
+            raise RuntimeError("crash")
+'''
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["+callbacks.ema._target_=lightning.pytorch.callbacks.EMAWeightAveraging", "+callbacks.ema.decay=0.9"],
+        [
+            "+callbacks.early._target_=lightning.pytorch.callbacks.EarlyStopping",
+            "+callbacks.early.monitor=train/loss",
+            "+callbacks.early.mode=max",
+            "+callbacks.early.patience=1",
+            "trainer.max_epochs=5",
+        ],
+    ],
+    ids=["plain", "averages", "stopped early"],
+)
+def test_killed_between_fitting_and_the_card(
+    main: Callable[..., Outcome],
+    small: list[str],
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    more: list[str],
+) -> None:
+    """It is tested with the weights that fitting ended with; not an epoch is trained again."""
+    (tmp_path / "last.py").write_text(LAST)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    once = tmp_path / "once"
+    typed = [
+        *small,
+        "trainer.max_epochs=2",
+        *more,
+        "+callbacks.last._target_=last.Last",
+        f"+callbacks.last.path={once}",
+    ]
+    assert "RuntimeError: crash" in main(*typed).err
+    folder = only_run(tmp_path)
+    assert not (folder / "card.json").exists()
+    assert main(*typed).code == 0
+    assert {path.name for path in folder.iterdir() if path.name != ".lock"} == {
+        "card.json",
+        "model.safetensors",
+        "triggers.png",
+        "logs",
+    }
+    resumed, weights = json.loads((folder / "card.json").read_text()), (folder / "model.safetensors").read_bytes()
+    log = pd.read_csv(folder / "logs" / "metrics.csv")
+    shutil.rmtree(runs)
+    once.unlink()
+    typed[-2:] = ["+callbacks.last._target_=lightning.Callback"]
+    assert main(*typed).code == 0
+    whole = only_run(tmp_path)
+    assert (whole / "model.safetensors").read_bytes() == weights
+    card = json.loads((whole / "card.json").read_text())
+    for part in ("metrics", "history", "epochs"):
+        assert card[part] == resumed[part], part
+    pd.testing.assert_series_equal(
+        log.iloc[-1], pd.read_csv(whole / "logs" / "metrics.csv").iloc[-1], check_index=False
+    )
+
+
+def test_spoiled_weights_of_an_ended_fitting(main: Callable[..., Outcome], small: list[str], begun: Path) -> None:
+    (begun / "fitted.safetensors").write_bytes((begun / "model.safetensors").read_bytes()[:500])
+    done = main(*small)
+    assert done.code == 1, str(done)
+    assert len(done.errors) == 1, str(done)
+    assert "fitted.safetensors" in done.errors[0]
+    assert main(*small, "force=true").code == 0
+
+
 # -- two at once -----------------------------------------------------------------------------------------------------
 
 

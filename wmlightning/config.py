@@ -41,7 +41,7 @@ def make(node: Any, key: str, **arguments: Any) -> Any:
     find_code()
     try:
         return instantiate(node, _convert_="all", **arguments)
-    except InstantiationException as error:
+    except (InstantiationException, OmegaConfBaseException, TypeError) as error:  # the latter of a flag like _partial_
         cause = error.__cause__
         while cause is not None:
             if isinstance(cause, UserError):
@@ -139,14 +139,47 @@ def unmarked_config() -> DictConfig:
     return node
 
 
+#: Parts of a config that an option may stand in, and those that may hold nothing.
+_SECTIONS = ("dataset", "dataset.source", "watermark", "model", "recipe", "trainer", "guard", "attacker", "judge")
+_LISTS = ("attack", "logger", "callbacks")
+
+
+def check_sections(cfg: DictConfig) -> None:
+    """Checks that all parts of a config are there as such.
+
+    Raises:
+        UserError: for ``PART=null``, ``PART=[]`` or ``PART=word``.
+    """
+    for key in (*_SECTIONS, *_LISTS):
+        if not isinstance(found := OmegaConf.select(cfg, key), DictConfig):
+            right = f"{key}=none" if key in _LISTS else f"{key}.OPTION=VALUE, or nothing"
+            raise UserError(key, f"{plain(found)!r} is no set of options", right)
+
+
+def check_finite(node: Any, key: str = "") -> None:
+    """Checks that all numbers of a plain config are numbers.
+
+    Raises:
+        UserError: naming the first that is infinite or none.
+    """
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            check_finite(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list):
+        for value in node:
+            check_finite(value, key)
+    elif isinstance(node, float) and not math.isfinite(node):
+        raise UserError(key, f"{node} is out of range", "a finite number")
+
+
 def setting(value: Any, key: str, kind: type, low: float, high: float = float("inf")) -> Any:
-    """Checks that a number is of a kind and within bounds.
+    """Checks that a number is finite, of a kind and within bounds.
 
     Raises:
         UserError: naming ``key``.
     """
     ok = isinstance(value, kind) or (kind is float and isinstance(value, int))
-    if not ok or isinstance(value, bool) or not low <= value <= high:
+    if not ok or isinstance(value, bool) or not low <= value <= high or value == float("inf"):
         what = "a whole number" if kind is int else "a number"
         bounds = f"of at least {low}" if high == float("inf") else f"from {low} to {high}"
         raise UserError(key, f"{value!r} is out of range", f"{what} {bounds}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -11,6 +12,7 @@ from omegaconf import DictConfig
 
 from wmlightning.config import plain, unmarked_config, without
 from wmlightning.data.source import Source
+from wmlightning.files import file_digest
 from wmlightning.watermarks.base import Watermark
 
 #: Raise it when the same config no longer gives the same weights.
@@ -57,6 +59,9 @@ def identity_of(cfg: DictConfig, source: Source, watermark: Watermark | None, pr
     identity: dict[str, Any] = {"version": _TRAINING_VERSION, "seed": cfg.seed, "precision": precision}
     for part in ("dataset", "watermark", "model", "recipe", "trainer"):
         identity[part] = portable(without(plain(cfg[part]), *_NOT_IN_FINGERPRINT.get(part, ())))
+    logo = identity["watermark"].get("logo")
+    if isinstance(logo, str) and Path(logo).is_file():  # its content, wherever it lies
+        identity["watermark"]["logo"] = {"sha256": file_digest(Path(logo))}
     if watermark is not None and cfg.watermark.mix == "per_batch" and cfg.watermark.negatives:
         identity["version"] = _VERSION_WITH_TURNS
     if watermark is None:  # options of a watermark that is not there make no other model

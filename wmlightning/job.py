@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from wmlightning.config import make, per_channel, plain, setting, switch
+from wmlightning.config import check_finite, make, per_channel, plain, setting, switch
 from wmlightning.data.batches import Loading
 from wmlightning.data.datamodule import Augment, Batching, WatermarkData
 from wmlightning.data.source import Source
@@ -32,6 +35,9 @@ from wmlightning.trainer import check_options
 from wmlightning.watermarks.scheme import Labels, Scheme
 from wmlightning.watermarks.triggers import TriggerMaker, no_triggers
 from wmlightning.watermarks.unrelated import refuse_own_data, refuse_own_images
+
+#: Of marked images of one kind.
+_MOST_BYTES = 8 * 2**30
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,7 @@ class Draft:
         n_images = len(roles.train) + (maker.n + maker.n_negatives if maker else 0)
         if cfg.recipe.batch_size > n_images:
             raise UserError("recipe.batch_size", f"{cfg.recipe.batch_size} of {n_images} images", "a smaller batch")
+        _check_memory(plan, maker)
 
         identity = identity_of(cfg, plan.source, plan.watermark, self.precision)
         if self.secret is not None:  # that of a study follows from the seed
@@ -213,7 +220,7 @@ def draft(cfg: DictConfig, writes: bool = True, secret: Secret | None = None, st
         UserError: for every mistake of the user's that can be seen before data are read.
     """
     cfg = own_copy(cfg)
-    plain(cfg)  # a mandatory value that is missing, an interpolation that leads nowhere
+    check_finite(plain(cfg))  # and a mandatory value that is missing, an interpolation that leads nowhere
     seed = setting(cfg.seed, "seed", int, 0, 2**63 - 1)
     device = device_type(cfg.trainer.get("accelerator", "auto"))
     precision = resolve_precision(cfg.trainer.get("precision", "auto"), device)
@@ -237,6 +244,8 @@ def draft(cfg: DictConfig, writes: bool = True, secret: Secret | None = None, st
         wrong = f"{in_each} marked images in batches of {cfg.recipe.batch_size}"
         raise UserError("watermark.per_batch", wrong, "fewer, so that clean ones have room")
     net = network_of(cfg, plan.source, seed)
+    with _built("recipe.optimizer"):  # may refuse the groups of these weights
+        optimisation.optimizer(optimisation.groups_of(net))
     if writes:
         check_writable(Path(cfg.runs_dir), "runs_dir", _bytes_needed(net))
     return Draft(cfg, seed, plan, secret, start, net, optimisation, augment, precision, device)
@@ -288,14 +297,34 @@ def _optimisation(cfg: DictConfig) -> Optimisation:
     schedule = make(recipe.schedule, "recipe.schedule") if recipe.schedule else None
     smoothing = setting(recipe.label_smoothing, "recipe.label_smoothing", float, 0, 0.99)
     optimisation = Optimisation(optimizer, schedule, smoothing, recipe.decay_all)
-    key = "recipe.optimizer"
-    try:  # both refuse their options only when they are built
+    with _built("recipe.optimizer"):
         built = optimizer([torch.nn.Parameter(torch.zeros(1))])
-        key = "recipe.schedule"
-        optimisation.schedule_of(built, total_steps=100)
-    except (TypeError, ValueError, LookupError) as error:
-        raise UserError(key, str(error).splitlines()[0], "see its documentation") from error
+    with _built("recipe.schedule"):
+        rates = optimisation.schedule_of(built, total_steps=100)
+    if isinstance(rates, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        wrong = "ReduceLROnPlateau waits for a metric, and there is none of a step"
+        raise UserError("recipe.schedule", wrong, "a schedule that goes by steps")
     return optimisation
+
+
+@contextmanager
+def _built(key: str) -> Iterator[None]:
+    """Optimizers and schedules refuse their options only when they are built."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError) as error:
+        raise UserError(key, (str(error).splitlines() or [type(error).__name__])[0], "see its documentation") from error
+
+
+def _check_memory(plan: Plan, maker: TriggerMaker | None) -> None:
+    """Refuses what would be held in memory and is nobody's intention: each stranger marks a few images at least."""
+    if maker is None:
+        return
+    c, h, w = plan.source.shape
+    for key, n in (("n_decoys", plan.scheme.n_decoys), ("n_triggers", maker.n), ("negatives", maker.n_negatives)):
+        if n * c * h * w > _MOST_BYTES:
+            wrong = f"{n} images would take {n * c * h * w / 2**30:.0f} GiB of memory"
+            raise UserError(f"watermark.{key}", wrong, f"less than {_MOST_BYTES // 2**30} GiB")
 
 
 def _check_numbers(cfg: DictConfig) -> None:
@@ -304,6 +333,9 @@ def _check_numbers(cfg: DictConfig) -> None:
         switch(cfg.recipe[name], f"recipe.{name}")
     if not OmegaConf.is_list(cfg.tags):
         raise UserError("tags", f"{cfg.tags!r} is no list", "[first,second]")
+    name = cfg.dataset.name  # begins that of the run's folder
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
+        raise UserError("dataset.name", f"{name!r} is no name", "letters, digits, '.', '_' and '-'")
     if not isinstance(cfg.runs_dir, str) or not cfg.runs_dir:
         raise UserError("runs_dir", f"{cfg.runs_dir!r} is no folder", "name a folder")
     setting(cfg.recipe.batch_size, "recipe.batch_size", int, 2)

@@ -26,10 +26,10 @@ from wmlightning.attacks.execution import Assault, Scene, Victim, carry_out, pla
 from wmlightning.callbacks import resume
 from wmlightning.callbacks.accuracy import Accuracies
 from wmlightning.callbacks.guard import AccuracyGuard
-from wmlightning.config import from_elsewhere, make, plain, unmarked_config
+from wmlightning.config import check_sections, from_elsewhere, make, plain, unmarked_config
 from wmlightning.data.datamodule import WatermarkData
 from wmlightning.errors import UserError
-from wmlightning.files import write_bytes
+from wmlightning.files import file_digest, write_bytes
 from wmlightning.job import Draft, Job, draft, prepare
 from wmlightning.logged import note, untold
 from wmlightning.loggers import (
@@ -48,7 +48,7 @@ from wmlightning.results.card import environment, fingerprint, read_card, write_
 from wmlightning.results.summary import show, show_attack
 from wmlightning.secret import Secret
 from wmlightning.seeds import role_seed
-from wmlightning.store import WEIGHTS, file_digest, find_start, load_weights, read_run, secret_of, with_task_of
+from wmlightning.store import WEIGHTS, find_start, load_weights, read_run, secret_of, with_task_of
 from wmlightning.trainer import check_batches, make_trainer
 
 
@@ -64,6 +64,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: for a mistake in the config, before anything is written.
     """
+    check_sections(cfg)
     calm_lightning()
     keep_freed_memory()
     if cfg.victim is not None:
@@ -259,36 +260,44 @@ class Training:
             The card, written with the weights unless it is a ``fast_dev_run``.
         """
         job, trainer, point = self.job, self.trainer, self.point
-        going_on = point.load_whole()
+        dry = job.cfg.trainer.get("fast_dev_run")
+        done = None if dry else point.read_fitted(trainer)
+        going_on = point.load_whole() if done is None else None
         status = "failed"
         try:
             if trainer.is_global_zero:
                 with told("logger.wandb", "W&B does not take the run"):
                     for logger in self.loggers:
                         logger.log_hyperparams(with_names(_hyperparameters(job), owned=job.cfg.key is not None))
-            fitted = self._fit(data, going_on)
-            if fitted is None:
-                return {}
+            if done is None:
+                done = self._fit(data, going_on)
+                if done is None:
+                    return {}
+                if not dry:
+                    point.write_fitted(trainer, plain_weights(job.net), done)
+            else:
+                load_weights(job.net, job.folder / resume.FITTED, "force")
+                point.tell(trainer)
             trainer.test(self.module, datamodule=data, verbose=False)
             tested = {name: float(value) for name, value in trainer.callback_metrics.items()}
             status = "success"
         finally:
             finish(self.loggers, status)
-        metrics = {name: value for name, value in {**fitted, **tested}.items() if "/" in name}
+        metrics = {name: value for name, value in {**done["metrics"], **tested}.items() if "/" in name}
         card = _card(job, data, point, metrics)
         if self.guard is not None:
-            card["guard"] = self.guard.outcome()
-        if job.cfg.trainer.get("fast_dev_run"):
+            card["guard"] = done["guard"]
+        if dry:
             Console().print("fast_dev_run: one batch of everything went through; nothing is kept")
         elif trainer.is_global_zero:
             note(self.loggers, job.folder)  # before there is a card: what has one is logged by it alone
             write_bytes(job.folder / WEIGHTS, save(plain_weights(job.net)))
             write_card(job.folder, card)
-            (job.folder / resume.FILE).unlink(missing_ok=True)
+            point.clear()
         return card
 
-    def _fit(self, data: WatermarkData, going_on: str | None) -> dict[str, float] | None:
-        """Trains; gives the metrics of the epoch whose weights the network holds in the end.
+    def _fit(self, data: WatermarkData, going_on: str | None) -> dict[str, Any] | None:
+        """Trains; gives ``metrics`` of the epoch whose weights the network holds in the end, and a ``guard``'s outcome.
 
         ``None`` where a guard let no weights pass and another process tells so.
         """
@@ -301,15 +310,20 @@ class Training:
             if not trainer.is_global_zero:  # all processes decide alike
                 return None
             raise UserError("guard.max_drop", *error.args[1:]) from error
+        except RuntimeError as error:
+            if "does not have a deterministic implementation" not in str(error):
+                raise
+            wrong = str(error).split(", but you set")[0]
+            raise UserError("trainer.deterministic", wrong, "trainer.deterministic=warn, or another network") from error
         if trainer.interrupted:
             raise KeyboardInterrupt
         if not point.history and not self.job.cfg.trainer.get("fast_dev_run"):
             right = "a longer trainer.max_time, or no callback that ends the training so early"
             raise UserError("trainer.max_epochs", "the training ended before its first epoch did", right)
         if guard is None:
-            return point.history[-1] if point.history else {}
+            return {"metrics": point.history[-1] if point.history else {}}
         judged = {name: value for name, value in guard.metrics.items() if name.startswith("val/")}
-        return {**point.history[guard.epochs_kept - 1], **judged}
+        return {"metrics": {**point.history[guard.epochs_kept - 1], **judged}, "guard": guard.outcome()}
 
 
 def _key(cfg: DictConfig) -> Path | None:
@@ -394,8 +408,13 @@ def _clear(job: Job) -> None:
 
 
 def _is_helper_process() -> bool:
-    """Whether another process of the same distributed job writes, and this one only computes."""
-    return int(os.environ.get("LOCAL_RANK", 0)) > 0 or int(os.environ.get("SLURM_PROCID", 0)) > 0
+    """Whether another process of the same distributed job writes, and this one only computes.
+
+    On several machines ``LOCAL_RANK`` is 0 on each of them; torchrun tells the number among all processes too.
+    """
+    if (rank := os.environ.get("RANK")) is not None:
+        return int(rank) > 0
+    return any(int(os.environ.get(name) or 0) > 0 for name in ("LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"))
 
 
 def calm_lightning() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 import pickle  # for the name of an error: nothing is unpickled
 import zipfile
@@ -21,12 +20,14 @@ from torch import Tensor, nn
 
 from wmlightning.config import check_targets, from_elsewhere, make, path_of, placed, targets_of
 from wmlightning.errors import UserError
+from wmlightning.files import file_digest
 from wmlightning.job import Job, Start, network_of, prepare
 from wmlightning.ownership.key import read_key
 from wmlightning.precision import device_type, resolve_precision
 from wmlightning.results.card import read_card
 from wmlightning.results.fields import cleaned
 from wmlightning.secret import Secret
+from wmlightning.trainer import SET_HERE
 from wmlightning.watermarks.triggers import Triggers, no_triggers
 
 WEIGHTS = "model.safetensors"
@@ -92,15 +93,6 @@ def _read_state(path: Path, key: str) -> dict[str, Tensor]:
     return {str(name): value for name, value in found.items()}
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            found.update(block)
-    return found.hexdigest()
-
-
 def find_start(value: Any) -> Start | None:
     """What ``start`` names: a finished run's folder, or a file of weights; nothing for ``None``.
 
@@ -156,7 +148,8 @@ def with_task_of(cfg: DictConfig, card: dict[str, Any]) -> DictConfig:
     if kept.get("precision") == "auto":  # as it was trained, if that can be done here
         with suppress(UserError):
             kept["precision"] = resolve_precision(card["precision"], device_type(kept["accelerator"]))
-    theirs = {k: v for k, v in dict(config.get("trainer") or {}).items() if not isinstance(v, (dict, list))}
+    told = dict(config.get("trainer") or {})
+    theirs = {k: v for k, v in told.items() if k not in SET_HERE and not isinstance(v, (dict, list))}
     cfg.trainer = OmegaConf.merge(cfg.trainer, theirs, kept)
     OmegaConf.set_struct(cfg, True)
     return cfg

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -84,6 +85,11 @@ def settle(cfg: DictConfig, secret: Secret, source: Source | None = None) -> Pla
     scheme = _scheme(cfg.watermark)
     if source is None:
         source = make(cfg.dataset.source, "dataset.source")
+    if not isinstance(source, Source):
+        wrong = f"{cfg.dataset.source._target_} is no source of images"
+        raise UserError("dataset.source._target_", wrong, "a class derived from wmlightning.data.source.Source")
+    if not isinstance(source.name, str):
+        raise UserError("dataset.source.name", f"{source.name!r} is no name", "a word")
     watermark = _watermark(cfg)
     marks_task = isinstance(watermark, MarkingWatermark)
     own = (cfg.dataset.source_class, cfg.dataset.target_class)
@@ -97,6 +103,9 @@ def own_copy(cfg: DictConfig) -> DictConfig:
     """A copy in which the name of another data set is replaced by its config, and what is left open is settled."""
     cfg = cfg.copy()
     settle_marks(cfg.watermark, owner=cfg.get("key") is not None)
+    logo = cfg.watermark.get("logo")
+    if isinstance(logo, str) and Path(logo).is_file():  # the card is read in other folders too
+        cfg.watermark.logo = str(Path(logo).absolute())
     images = cfg.watermark.get("images")
     if isinstance(images, str):  # the name of another data set
         cfg.watermark.images = dataset_config(images, "watermark.images")
@@ -120,6 +129,9 @@ def settle_marks(options: MutableMapping[Any, Any], owner: bool) -> None:
     if options.get("n_triggers") == AUTO:
         n_marks = options["n_marks"]
         options["n_triggers"] = 0.005 * n_marks if isinstance(n_marks, int) and n_marks > 1 else 0.01
+        if options["n_triggers"] > 1:
+            wrong = f"{n_marks} marks with one trigger for 200 images each"
+            raise UserError("watermark.n_marks", wrong, "at most 200, or watermark.n_triggers of your own")
 
 
 def _scheme(node: DictConfig) -> Scheme:

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from wmlightning.config import make, plain, setting
+from wmlightning.data.batches import TrainPlan
 from wmlightning.data.datamodule import WatermarkData
 from wmlightning.errors import UserError
 from wmlightning.unprofiled import Unprofiled
@@ -52,6 +53,11 @@ _SWITCHES: dict[str, tuple[str, ...]] = {
     "use_distributed_sampler": (),
     "inference_mode": (),
 }
+#: What is asked for by other keys: a value here would be overridden.
+SET_HERE = {"callbacks": "callbacks.NAME", "logger": "logger.NAME", "default_root_dir": "runs_dir"}
+SET_HERE |= {"enable_checkpointing": "nothing: finished epochs are always kept"}
+#: Processes of one machine. More are a slip of the pen, and would be started one by one.
+_MOST_DEVICES = 256
 #: Others share out the weights themselves, of which the run's folder would get a part, or copy this process.
 _STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 
@@ -66,6 +72,11 @@ def check_options(node: DictConfig) -> None:
         UserError: for a value that is none.
     """
     options = plain(node)
+    for name, right in SET_HERE.items():
+        if name in options:
+            raise UserError(f"trainer.{name}", "this is not the place to say it", right)
+    if isinstance(options.get("devices"), int):
+        setting(options["devices"], "trainer.devices", int, -1, _MOST_DEVICES)
     setting(options.get("max_epochs"), "trainer.max_epochs", int, 1)
     for name, least in _AT_LEAST.items():
         if _is_given(options, name):
@@ -171,6 +182,10 @@ def check_batches(trainer: L.Trainer, data: WatermarkData) -> None:
     """
     data.trainer = trainer
     train = data.train_dataloader()
+    plan = train.sampler
+    if isinstance(plan, TrainPlan) and plan.smallest < trainer.world_size:
+        wrong = f"{plan.smallest} images in a batch for {trainer.world_size} processes"
+        raise UserError("recipe.batch_size", wrong, "at least one for each, or fewer trainer.devices")
     loaders = {"train": [train], "val": data.val_dataloader(), "test": data.test_dataloader()}
     for stage, of_stage in loaders.items():
         name = f"limit_{stage}_batches"

@@ -2,19 +2,26 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import shutil
 import stat
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
+from torch import nn
 
 from tests.helpers import random_source, tiny_data, tiny_module, tiny_net, tiny_trainer
 from wmlightning.callbacks.accuracy import Accuracies
 from wmlightning.callbacks.resume import FILE, ResumePoint
+from wmlightning.models.classifier import Classifier, Optimisation
 
 
 def _fit(folder: Path, going_on: bool = False, **options: Any) -> ResumePoint:
@@ -97,3 +104,77 @@ def test_loggers_are_told_of_all_epochs_when_none_is_left(tmp_path: Path) -> Non
     assert len(rows) == 1 + 3, rows
     assert "val/clean_acc" in rows[0]
     assert again.seconds == again.seconds_before, "no second was spent on training"
+
+
+# -- going on from every epoch ---------------------------------------------------------------------------------------
+
+
+class _Keeping(ResumePoint):
+    """Keeps a copy of the point of each epoch."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        if (point := Path(str(self.dirpath)) / FILE).exists():
+            shutil.copy(point, point.with_name(f"after{len(self.history)}"))
+
+
+def _whole_fit(folder: Path, make: Callable[[], L.Callback] | None, options: dict[str, Any]) -> tuple[Any, ResumePoint]:
+    """A training with all that has a memory: momenta, a schedule of every step, dropout, batch norm."""
+    torch.manual_seed(0)
+    layers = [nn.Flatten(), nn.Linear(144, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4)]
+    schedule = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.05)
+    optimisation = Optimisation(partial(torch.optim.Adam, lr=0.01), schedule)
+    module, point = Classifier(nn.Sequential(*layers), optimisation, seed=3), _Keeping(folder)
+    callbacks = [Accuracies([1], 4), *([make()] if make else []), point]
+    given = {"max_epochs": 4, "enable_checkpointing": True, "default_root_dir": str(folder), **options}
+    trainer = tiny_trainer(callbacks=callbacks, **given)
+    torch.manual_seed(random.randrange(1000))
+    data = tiny_data(random_source())
+    trainer.fit(module, datamodule=data, ckpt_path=point.load_whole(), weights_only=True)
+    assert trainer.max_steps == options.get("max_steps", -1)
+    return module.state_dict(), point
+
+
+def _averaging() -> L.Callback:
+    return EMAWeightAveraging(decay=0.9)
+
+
+def _stopping() -> L.Callback:
+    return EarlyStopping(monitor="train/loss", mode="max", patience=1)
+
+
+def _swa() -> L.Callback:
+    return StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2)
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (None, {}),
+        (None, {"max_steps": 17}),  # 6 steps an epoch: it ends within one
+        (None, {"max_steps": 18}),
+        (None, {"max_steps": 1000}),  # epochs end it first
+        (None, {"max_steps": 7, "accumulate_grad_batches": 4, "max_epochs": 6}),
+        (None, {"max_steps": 17, "val_check_interval": 0.5}),
+        (None, {"max_steps": 17, "val_check_interval": 4, "check_val_every_n_epoch": None}),
+        (None, {"max_steps": 17, "check_val_every_n_epoch": 2, "min_steps": 3}),
+        (_averaging, {}),
+        (_averaging, {"max_steps": 17}),
+        (_swa, {}),
+        (_stopping, {"max_epochs": 10}),
+        (_stopping, {"max_epochs": 10, "max_steps": 1000}),
+    ],
+)
+def test_from_every_epoch_it_ends_alike(
+    tmp_path: Path, make: Callable[[], L.Callback] | None, options: dict[str, Any]
+) -> None:
+    weights, whole = _whole_fit(tmp_path, make, options)
+    points = sorted(tmp_path.glob("after*"))
+    assert len(points) == len(whole.history) > 1
+    for path in points:
+        folder = tmp_path / f"from {path.name}"
+        folder.mkdir()
+        shutil.copy(path, folder / FILE)
+        again, point = _whole_fit(folder, make, options)
+        assert point.history == whole.history, path.name
+        assert all(torch.equal(again[name], weights[name]) for name in weights), path.name

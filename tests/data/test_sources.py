@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -224,6 +225,21 @@ def test_what_is_nowhere_is_downloaded_and_then_there(tmp_path: Path) -> None:
     every(source, "train")
     source.identity()
     assert len([call for call in calls if call[1]]) == 1
+
+
+def test_jobs_side_by_side_download_one_after_the_other(tmp_path: Path) -> None:
+    held = []
+
+    def reader(root: str, train: bool, download: bool) -> Any:
+        if download:
+            try:
+                FileLock(tmp_path / ".mnist.lock").acquire(timeout=0).lock.release()
+            except Timeout:
+                held.append(train)
+        return _downloading([])(root, train, download)
+
+    every(mnist(tmp_path, reader=reader, download=True), "train")
+    assert held == [True]
 
 
 def test_what_is_nowhere_is_told_with_the_places_and_a_way_out(tmp_path: Path) -> None:

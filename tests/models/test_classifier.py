@@ -219,3 +219,14 @@ def test_marked_images_pull_as_hard_as_clean_ones() -> None:
     for ours, theirs in zip(net.parameters(), reference.parameters(), strict=True):
         assert theirs.grad is not None
         assert torch.allclose(ours, theirs - 0.1 * theirs.grad, atol=1e-5)
+
+
+def test_a_batch_without_images_still_goes_through_the_network() -> None:
+    """Processes wait for one another in each forward pass: one that has no image left must not be missing."""
+    seen: list[int] = []
+    net = nn.Sequential(nn.Flatten(), nn.Linear(144, 4))
+    net.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    nothing = torch.zeros(0, dtype=torch.int64)
+    found = Classifier(net, Optimisation(SGD)).validation_step(Batch(torch.zeros(0, 1, 12, 12), nothing, nothing, 0), 0)
+    assert len(found) == 0
+    assert seen == [1]

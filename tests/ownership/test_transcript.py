@@ -444,11 +444,11 @@ def test_it_tells_when_answers_came_and_whether_they_are_of_today(path: Path) ->
 def test_plan_is_not_begun_by_what_nobody_saw(path: Path) -> None:
     with serving() as service, recorded(api(service.url), path) as asked:
         asked.agree({"a": 1})
-    assert planned(path)[0] is None
+    assert planned(path) == ({"a": 1}, False)
     with recorded(api(service.url, quick(patience=1)), path) as asked, pytest.raises(UserError, match="no connection"):
         asked.ask(images(3))
     assert any("unsent" in line for line in lines(path))
-    assert planned(path) == (None, False)
+    assert planned(path) == ({"a": 1}, False)
     with path.open("a") as file:
         file.write('{"sent": ["a"]}\n{"sent": 3}\n3\n{')
     assert planned(path) == ({"a": 1}, True)

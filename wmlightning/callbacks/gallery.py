@@ -15,7 +15,8 @@ from torch import Tensor
 
 from wmlightning.config import setting, switch
 from wmlightning.data.batches import ImageSet
-from wmlightning.files import write_bytes
+from wmlightning.errors import UserError
+from wmlightning.files import check_writable, write_bytes
 
 
 class TriggerGallery(L.Callback):
@@ -29,6 +30,9 @@ class TriggerGallery(L.Callback):
 
     def __init__(self, path: str, to_logger: bool = False, columns: int = 8) -> None:
         self.path = Path(path)
+        if self.path.is_dir():
+            raise UserError("callbacks.gallery.path", f"{self.path} is a folder", "a PNG file")
+        check_writable(self.path.parent, "callbacks.gallery.path", 2**20)
         self.to_logger = switch(to_logger, "callbacks.gallery.to_logger")
         self.columns = setting(columns, "callbacks.gallery.columns", int, 1)
 
@@ -40,6 +44,7 @@ class TriggerGallery(L.Callback):
             return
         strangers = data.watched["test"].get("decoy")
         png = sheet(triggers, data.originals, strangers, data.source.classes, self.columns)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(self.path, png)
         if self.to_logger:
             self._hand_over(trainer, png)

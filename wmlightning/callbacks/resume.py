@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle  # for the name of an error: nothing is unpickled
 import time
 import zipfile
@@ -12,13 +13,19 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
 
+from wmlightning.callbacks.guard import AccuracyGuard
 from wmlightning.errors import UserError
 from wmlightning.files import remove_halves, write_bytes
 
 FILE = "resume.ckpt"
+#: The weights that fitting ended with, and beside them what is told of it: there until the card is.
+FITTED = "fitted.safetensors"
 
 #: What torch raises for files that are no checkpoint, are cut off, or would run code.
 _SPOILED = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile)
@@ -38,6 +45,26 @@ class _WholeFiles(TorchCheckpointIO):
         torch.save(checkpoint, buffer)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_bytes(Path(path), buffer.getvalue())
+
+
+def _spoiled(path: Path, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError("force", f"cannot go on from {path} ({reason})", "remove it, or force=true")
+
+
+def _ends_for_good(trainer: L.Trainer) -> bool:
+    """Whether the training ends with this epoch, and its end cannot be made up for by a process that goes on from here.
+
+    Lightning would train on where a callback ended it, unless that does so again as a guard does; and of a training
+    whose epochs are all there it leaves out ``on_train_end``, where averages become the model's weights.
+    """
+    loop, callbacks = trainer.fit_loop, trainer.callbacks  # type: ignore[attr-defined]
+    if trainer.should_stop and loop._can_stop_early:
+        return not any(isinstance(callback, AccuracyGuard) and callback.stopped for callback in callbacks)
+    if loop.max_epochs in (None, -1) or trainer.current_epoch + 1 < loop.max_epochs:
+        return False
+    others = (callback for callback in callbacks if not isinstance(callback, (ModelCheckpoint, ProgressBar)))
+    return any(type(callback).on_train_end is not L.Callback.on_train_end for callback in others)
 
 
 class ResumePoint(ModelCheckpoint):
@@ -63,6 +90,7 @@ class ResumePoint(ModelCheckpoint):
         self.seconds_before = 0.0
         self._started: float | None = None
         self._validated: int | None = None
+        self._max_steps = -1
         self._state_key = super().state_key
 
     @property
@@ -81,8 +109,16 @@ class ResumePoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Tells loggers, which start anew, of the epochs before; there may be none left to train."""
+        """Tells loggers of the epochs before; there may be none left to train."""
         del pl_module
+        self.tell(trainer)
+        # With a limit of steps Lightning takes any point it goes on from for one within an epoch, and would count an
+        # epoch that it does not train. Points are loaded between this hook and the next, and schedules made before.
+        steps = trainer.fit_loop.epoch_loop
+        self._max_steps, steps.max_steps = steps.max_steps, -1
+
+    def tell(self, trainer: L.Trainer) -> None:
+        """Tells loggers, which start anew, of the epochs before."""
         for past in self.history:
             for logger in trainer.loggers:
                 metrics = {name: value for name, value in past.items() if name != "step"}
@@ -91,7 +127,13 @@ class ResumePoint(ModelCheckpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
         super().on_train_start(trainer, pl_module)
+        trainer.fit_loop.epoch_loop.max_steps = self._max_steps
         self._started = time.monotonic()
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leaves the trainer as it was, also where no epoch was left."""
+        del pl_module
+        trainer.fit_loop.epoch_loop.max_steps = self._max_steps
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Notes that this epoch has numbers of its own."""
@@ -100,12 +142,16 @@ class ResumePoint(ModelCheckpoint):
             self._validated = trainer.current_epoch
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Notes the epoch's metrics, then saves. Lightning also gives those of an earlier epoch's validation."""
+        """Notes the epoch's metrics, then saves. Lightning also gives those of an earlier epoch's validation.
+
+        What ends with this epoch, and would not end alike if it went on from here, goes on from the epoch before.
+        """
         stale = () if self._validated == trainer.current_epoch else ("val/",)
         found = trainer.callback_metrics.items()
         metrics = {name: float(value) for name, value in found if not name.startswith(stale)}
         self.history.append({"epoch": trainer.current_epoch, "step": trainer.global_step - 1, **metrics})
-        super().on_train_epoch_end(trainer, pl_module)
+        if not _ends_for_good(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
 
     def load_whole(self) -> str | None:
         """The resume point's path if there is one to go on from. What a kill left of another is removed.
@@ -120,9 +166,56 @@ class ResumePoint(ModelCheckpoint):
         try:
             torch.load(path, map_location="cpu", weights_only=True)
         except _SPOILED as e:
-            reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-            raise UserError("force", f"cannot go on from {path} ({reason})", "remove it, or force=true") from e
+            raise _spoiled(path, e) from e
         return str(path)
+
+    def write_fitted(self, trainer: L.Trainer, weights: dict[str, Tensor], more: dict[str, Any]) -> None:
+        """Notes that fitting has ended: with which weights, and what the card and the loggers are told of it.
+
+        Args:
+            trainer: that fitted. Its first process writes.
+            weights: as safetensors wants them.
+            more: further plain values.
+        """
+        if not trainer.is_global_zero:
+            return
+        steps = trainer.fit_loop.epoch_loop._batches_that_stepped
+        told = {
+            "history": self.history,
+            "seconds": self.seconds,
+            "steps": steps,
+            "epoch": trainer.current_epoch,
+            **more,
+        }
+        write_bytes(Path(str(self.dirpath)) / FITTED, save(weights, {"fitted": json.dumps(told)}))
+
+    def read_fitted(self, trainer: L.Trainer) -> dict[str, Any] | None:
+        """What :meth:`write_fitted` noted, weights excepted; ``None`` if there is none.
+
+        Args:
+            trainer: that will not fit. It counts epochs and steps as if it had.
+
+        Raises:
+            UserError: if the file is damaged.
+        """
+        path = Path(str(self.dirpath)) / FITTED
+        remove_halves(path)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                told: dict[str, Any] = json.loads(file.metadata()["fitted"])
+            self.history, self.seconds_before = list(told["history"]), float(told["seconds"])
+            trainer.fit_loop.epoch_loop._batches_that_stepped = int(told["steps"])
+            trainer.fit_loop.epoch_progress.current.completed = int(told["epoch"])
+        except (SafetensorError, OSError, ValueError, TypeError, LookupError) as e:
+            raise _spoiled(path, e) from e
+        return told
+
+    def clear(self) -> None:
+        """Removes what a finished training needs no more."""
+        for name in (FILE, FITTED):
+            (Path(str(self.dirpath)) / name).unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Adds what must survive a kill."""

@@ -162,6 +162,8 @@ class TrainPlan(Sampler[tuple[Tensor, int]]):
         self.kinds = [kind for kind in kinds if mix == "per_batch" and kind[1] and kind[2]]
         self.n_mixed = n_clean if self.kinds else n_clean + n_marked
         self.n_batches = -(-self.n_mixed // max(1, batch_size - sum(each for _, _, each in self.kinds)))
+        #: Images of the smallest batch, all processes together.
+        self.smallest = self.n_mixed // max(1, self.n_batches) + sum(each for _, _, each in self.kinds)
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
@@ -196,18 +198,25 @@ class TrainPlan(Sampler[tuple[Tensor, int]]):
 class EvalPlan(Sampler[tuple[Tensor, int]]):
     """Every image once, in order, in batches; each process takes every ``world_size``-th image.
 
-    Nothing is padded or repeated, so that sums over processes are exact.
+    Nothing is padded or repeated, so that sums over processes are exact. All processes get as many batches, since they
+    wait for one another in each; with fewer images than processes some are empty.
     """
 
     def __init__(self, n: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.share = torch.arange(rank, n, world_size)
+        self.share = torch.arange(n)[rank::world_size]
         self.batch_size = batch_size
+        self.n_batches = -(-n // (world_size * batch_size))
 
     def __len__(self) -> int:
-        return -(-len(self.share) // self.batch_size)
+        return self.n_batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
-        return ((index, 0) for index in torch.split(self.share, self.batch_size) if len(index))
+        if not self.n_batches:
+            return
+        parts = torch.split(self.share, self.batch_size)
+        if len(parts) < self.n_batches:  # one image less than others have
+            parts = torch.tensor_split(self.share, self.n_batches)
+        yield from ((index, 0) for index in parts)
 
 
 class MergedImages(Dataset[Batch]):

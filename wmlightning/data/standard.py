@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from filelock import FileLock
 from hydra.utils import get_object
 from PIL import Image
 from torch import Tensor
@@ -88,7 +90,9 @@ class StandardSource(MemorySource):
         return images, labels
 
     def _read(self, split: Split) -> tuple[Tensor, Tensor]:
-        found = self._torchvision(split)
+        lock = self._lock()
+        with lock if Path(lock.lock_file).exists() else nullcontext():  # not what another process is at downloading
+            found = self._torchvision(split)
         if found is None and (files := self._parquet(split)):
             return _read_parquet(tuple(map(str, files)), self.shape[0], self.columns)
         if found is None:
@@ -97,11 +101,16 @@ class StandardSource(MemorySource):
         images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
         return images, torch.as_tensor(found.targets, dtype=torch.int64)
 
+    def _lock(self) -> FileLock:
+        return FileLock(self.data_dir / f".{self.name}.lock")
+
     def _downloaded(self, split: Split) -> Any:
         places = f"{self.data_dir} (torchvision's layout) and {self.data_dir / self.name}/{split}-*.parquet"
         if self.download:
             try:
-                return self.reader(str(self.data_dir), train=split == "train", download=True)
+                self.data_dir.mkdir(parents=True, exist_ok=True)
+                with self._lock():  # jobs side by side would write the same files
+                    return self.reader(str(self.data_dir), train=split == "train", download=True)
             except (OSError, RuntimeError) as error:
                 why = f"{self.name} is not in {places} and its download failed ({error})"
                 raise UserError("data_dir", why, _ELSE) from error

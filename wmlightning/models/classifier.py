@@ -36,6 +36,17 @@ class Optimisation:
     label_smoothing: float = 0.0
     decay_all: bool = False
 
+    def groups_of(self, network: nn.Module) -> list[dict[str, Any]]:
+        """What is trained of a network, in the groups that the optimizer gets."""
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [{"params": parameters}]
+        if not self.decay_all:
+            groups = [
+                {"params": [p for p in parameters if p.ndim >= 2]},
+                {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+            ]
+        return [group for group in groups if group["params"]]
+
     def schedule_of(
         self, optimizer: torch.optim.Optimizer, total_steps: int
     ) -> torch.optim.lr_scheduler.LRScheduler | None:
@@ -125,14 +136,20 @@ class Classifier(L.LightningModule):
         if self._uncounted:
             self._count()
         loss, n, right, clean = self.trainer.strategy.reduce(self._counts, reduce_op="sum").unbind()
-        self.log("train/loss", loss / n, prog_bar=True)
-        self.log("train/clean_acc", right / clean)
+        # Every process has the same sums; Lightning asks that they be told to be, and the largest of equals is exact.
+        self.log("train/loss", loss / n, prog_bar=True, sync_dist=True, reduce_fx="max")
+        self.log("train/clean_acc", right / clean, sync_dist=True, reduce_fx="max")
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Predicted labels ``(n,)``; callbacks count them."""
         del batch_idx, dataloader_idx
-        predicted: Tensor = self(batch.images).argmax(1)
-        return predicted
+        if len(batch.labels):
+            predicted: Tensor = self(batch.images).argmax(1)
+            return predicted
+        self(
+            batch.images.new_zeros((1, *batch.images.shape[1:]))
+        )  # processes wait for one another in each forward pass
+        return batch.labels
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Predicted labels ``(n,)``; callbacks count them."""
@@ -141,14 +158,7 @@ class Classifier(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Builds optimizer and schedule; see :class:`Optimisation`."""
         options = self.optimisation
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [{"params": parameters}]
-        if not options.decay_all:
-            groups = [
-                {"params": [p for p in parameters if p.ndim >= 2]},
-                {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-            ]
-        optimizer = options.optimizer([group for group in groups if group["params"]])
+        optimizer = options.optimizer(options.groups_of(self))
         if options.schedule is None:
             return optimizer
         schedule = options.schedule_of(optimizer, int(self.trainer.estimated_stepping_batches))

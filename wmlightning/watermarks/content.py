@@ -46,6 +46,8 @@ class Content(MarkingWatermark):
         opacity: float | None = 1.0,
         color: Sequence[int] | int | None = None,
     ) -> None:
+        if not isinstance(text, (str, int, float, type(None))):
+            raise UserError("watermark.text", f"{text!r} cannot be written", "1 to 64 printable ASCII characters")
         text = None if text is None else str(text)  # digits alone arrive as a number
         if text is not None and not (0 < len(text) <= 64 and text.isascii() and text.isprintable() and text.strip()):
             raise UserError("watermark.text", f"{text!r} cannot be written", "1 to 64 printable ASCII characters")

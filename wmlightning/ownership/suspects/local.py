@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wmlightning.config import path_of
 from wmlightning.errors import UserError
+from wmlightning.files import file_digest
 from wmlightning.ownership.suspects.base import (
     FAILED,
     MALFORMED,
@@ -25,7 +26,6 @@ from wmlightning.ownership.suspects.base import (
     wrong_classes,
 )
 from wmlightning.ownership.suspects.reading import of_array
-from wmlightning.store import file_digest
 
 
 class LocalSuspect(Suspect):
