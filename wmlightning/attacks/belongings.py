@@ -57,12 +57,11 @@ def _named(name: str, cfg: DictConfig, shape: tuple[int, int, int]) -> DictConfi
     """The config of a data set's source, by name: its interpolations are resolved in its own options."""
     source = dataset_config(name, "attacker.data")
     options: Any = source._get_parent()
-    if "root" in options.keys():  # which is there without a value
-        if cfg.attacker.root is None:
-            raise UserError("attacker.root", f"{name} needs a folder", "attacker.root=FOLDER")
+    if cfg.attacker.root is not None and "root" in tuple(options):  # even without a value
         c, h, w = shape
-        options.root = str(cfg.attacker.root)
-        options.update(size=max(h, w), channels=3 if c == 3 else 1)
+        options.update(root=str(cfg.attacker.root), size=max(h, w), channels=3 if c == 3 else 1)
+    elif OmegaConf.is_missing(options, "root"):
+        raise UserError("attacker.root", f"{name} needs a folder", "attacker.root=FOLDER")
     place = cfg.copy()
     OmegaConf.set_struct(place, False)
     place.dataset = options
