@@ -24,15 +24,15 @@ TASK = ("dataset=procedural", "++dataset.source.n_train=400", "++dataset.source.
 class Loot(Procedural):
     """Sixty images of nobody's, and ninety of the task's."""
 
-    def __init__(self, of: Split = "train", others: int = 60) -> None:
+    def __init__(self, of: Split = "train", others: int = 60, task: tuple[int, int] = (400, 100)) -> None:
         super().__init__((1, 28, 28), others + 90, 10, "loot")
-        self.of, self.others = of, others
+        self.of, self.others, self.task = of, others, task
 
     def read(self, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
         images, labels = super().read(split)
         images = 255 - images
         if split == "train":
-            images[self.others :] = Procedural((1, 28, 28), 400, 100).images(self.of, torch.arange(90))
+            images[self.others :] = Procedural((1, 28, 28), *self.task).images(self.of, torch.arange(90))
         return images, labels
 
 
