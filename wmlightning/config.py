@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from wmlightning.errors import UserError, listed
@@ -41,6 +41,8 @@ def make(node: Any, key: str, **arguments: Any) -> Any:
     find_code()
     try:
         return instantiate(node, _convert_="all", **arguments)
+    except (InterpolationResolutionError, MissingMandatoryValue) as error:
+        raise _open(error, key) from error
     except (InstantiationException, OmegaConfBaseException, TypeError) as error:  # the latter of a flag like _partial_
         cause = error.__cause__
         while cause is not None:
@@ -53,8 +55,6 @@ def make(node: Any, key: str, **arguments: Any) -> Any:
         if unexpected := re.search(r"unexpected keyword argument '(\w+)'", reason):
             right += f": ~{key}.{unexpected[1]} leaves that one out"
         raise UserError(key, f"cannot make {target}: {reason}", right) from error
-    except OmegaConfBaseException as error:
-        raise _open(error, key) from error
 
 
 def plain(node: Any) -> Any:

@@ -65,6 +65,15 @@ def json_bytes(content: Any) -> bytes:
     return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
 
 
+def clear(folder: Path) -> None:
+    """Removes what an earlier attempt left in a folder, the lock excepted."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != ".lock":
+            path.unlink()
+
+
 def check_writable(folder: Path, key: str, needed_bytes: int) -> None:
     """Refuses a folder that could not be made or written to, without making it.
 

@@ -7,7 +7,6 @@ import functools
 import logging
 import math
 import os
-import shutil
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,14 +21,15 @@ from safetensors.torch import save
 from torch import nn
 
 from wmlightning.allocator import keep_freed_memory
-from wmlightning.attacks.execution import Assault, Scene, Victim, carry_out, plain_weights, plan
+from wmlightning.attacks.execution import Scene, carry_out, plain_weights
+from wmlightning.attacks.planning import Assault, Victim, intend, plan
 from wmlightning.callbacks import resume
 from wmlightning.callbacks.accuracy import Accuracies
 from wmlightning.callbacks.guard import AccuracyGuard
 from wmlightning.config import check_sections, from_elsewhere, make, plain, unmarked_config
 from wmlightning.data.datamodule import WatermarkData
 from wmlightning.errors import UserError
-from wmlightning.files import file_digest, write_bytes
+from wmlightning.files import clear, file_digest, write_bytes
 from wmlightning.job import Draft, Job, draft, prepare
 from wmlightning.logged import note, untold
 from wmlightning.loggers import (
@@ -77,15 +77,17 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 def _train_and_attack(cfg: DictConfig, secret: Secret | None) -> dict[str, Any]:
     start = find_start(cfg.start)
     drafted = draft(cfg, secret=secret, start=start)
+    intents = intend(drafted.cfg, drafted.plan.source, drafted.net)
+    if intents and cfg.trainer.get("fast_dev_run"):
+        raise UserError("attack", "fast_dev_run keeps no model that could be attacked", "leave one of them out")
     rehearse(drafted)
     if start is not None:
         load_weights(drafted.net, start.weights, "start")
     job = drafted.job()
-    assaults = plan(job, Victim(job.name, job.fingerprint, job.folder))
-    if assaults and cfg.trainer.get("fast_dev_run"):
-        raise UserError("attack", "fast_dev_run keeps no model that could be attacked", "leave one of them out")
+    assaults = plan(intents, job, Victim(job.name, job.fingerprint, job.folder))
     card = train(job, force=cfg.force and not assaults)
     if assaults and not _is_helper_process():
+        _go_on_alone()
         load_weights(job.net, job.folder / WEIGHTS)
         carry_out_all(assaults, job, may_train=True)
     return card
@@ -141,10 +143,10 @@ def attack_found(cfg: DictConfig) -> dict[str, Any]:
         parts["key"] = job.identity.get("key")
         name = f"{job.name.rsplit('-', 1)[0]}-file-{fingerprint({**parts, 'weights': file_digest(path)})}"
         victim = Victim(name, name.rsplit("-", 1)[1], Path(cfg.runs_dir).absolute() / name)
-    assaults = plan(job, victim)
-    if not assaults:
+    intents = intend(job.cfg, job.source, job.net)
+    if not intents:
         raise UserError("victim", "there is nothing to do to it", "say which attack=")
-    return carry_out_all(assaults, job, may_train=False)
+    return carry_out_all(plan(intents, job, victim), job, may_train=False)
 
 
 def carry_out_all(assaults: list[Assault], job: Job, may_train: bool) -> dict[str, Any]:
@@ -185,6 +187,7 @@ def unmarked_network(job: Job, may_train: bool) -> nn.Module | None:
     cfg = job.cfg.copy()
     OmegaConf.set_struct(cfg, False)
     cfg.watermark, cfg.key = unmarked_config(), None
+    cfg.trainer.update(devices=1, num_nodes=1, strategy="auto")  # this process is alone; the model is the same
     OmegaConf.set_struct(cfg, True)
     twin = prepare(cfg, writes=may_train)
     if _finished(twin, force=False) is None:
@@ -208,7 +211,7 @@ def _train_alone(job: Job, training: Training, force: bool) -> dict[str, Any]:
         if (key := _key(job.cfg)) is not None:  # before the training, so that no model is without it
             keep_key(job, key)
         if force:
-            _clear(job)
+            clear(job.folder)
         return training.run(data)
 
 
@@ -398,15 +401,6 @@ def _began(job: Job) -> dict[str, Any]:
     return {} if job.start is None else {"start": {"run": job.start.run, "weights": job.start.digest}}
 
 
-def _clear(job: Job) -> None:
-    """Removes what an earlier run of this model left, the lock excepted."""
-    for path in job.folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != ".lock":
-            path.unlink()
-
-
 def _is_helper_process() -> bool:
     """Whether another process of the same distributed job writes, and this one only computes.
 
@@ -415,6 +409,12 @@ def _is_helper_process() -> bool:
     if (rank := os.environ.get("RANK")) is not None:
         return int(rank) > 0
     return any(int(os.environ.get(name) or 0) > 0 for name in ("LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"))
+
+
+def _go_on_alone() -> None:
+    """Leaves the group of processes that trained together: the others have ended, and waiting for them never would."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def calm_lightning() -> None:

@@ -17,8 +17,9 @@ from tests.attacks.test_leaves import stolen_from
 from wmlightning.attacks.adversarial import Adversarial
 from wmlightning.attacks.base import Claim, ClaimAttack, Stolen
 from wmlightning.attacks.claims import Court, ruling
-from wmlightning.attacks.execution import Scene, Victim, carry_out, plan
+from wmlightning.attacks.execution import Scene, carry_out
 from wmlightning.attacks.keysearch import KeySearch
+from wmlightning.attacks.planning import Victim, intend, plan
 from wmlightning.errors import UserError
 from wmlightning.job import prepare
 from wmlightning.pipeline import train
@@ -173,7 +174,8 @@ def test_innocent_network_is_claimed(composed_task: Callable[..., DictConfig]) -
     train(job, force=False)
     load_weights(job.net, job.folder / WEIGHTS)
     scene = Scene(job, job.net, lambda: None)
-    for assault in plan(job, Victim(job.name, job.fingerprint, job.folder)):
+    intents = intend(job.cfg, job.source, job.net)
+    for assault in plan(intents, job, Victim(job.name, job.fingerprint, job.folder)):
         card, _ = carry_out(assault, lambda: scene, force=False)
         assert card["type"] == "claim"
         assert card["metrics"]["attack/accepted"] == 0.0

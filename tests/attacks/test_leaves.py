@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,13 +13,14 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 from torch import nn
 
-from wmlightning.attacks.base import Arithmetic, Stolen
+from wmlightning.attacks.base import Arithmetic, Attack, Prospect, Stolen
 from wmlightning.attacks.exposure import Marks, expose
 from wmlightning.attacks.fineprune import FinePrune
 from wmlightning.attacks.finetune import FineTune
 from wmlightning.attacks.inversion import Inversion
 from wmlightning.attacks.prune import Prune, smallest
 from wmlightning.attacks.tuning import head
+from wmlightning.data.procedural import Procedural
 from wmlightning.errors import UserError
 from wmlightning.models.networks import ResNet9, SmallCNN
 
@@ -228,6 +231,15 @@ def test_restarts_are_batched_without_touching_each_other(smoothness: str) -> No
         ("inversion", "attack.inversion.steps=0", "attack.inversion.steps"),
         ("inversion", "attack.inversion.smoothness=much", "attack.inversion.smoothness"),
         ("inversion", "attack.inversion.steps=1.5", "attack.inversion.steps"),
+        ("finetune", "attack.finetune.weight_decay=.inf", "attack.finetune"),
+        ("overwrite", "attack.overwrite.watermark.n_triggers=0", "attack.overwrite.watermark.n_triggers"),
+        ("overwrite", "attack.overwrite.watermark.mix=per_batch", "attack.overwrite.watermark.mix"),
+        ("keysearch", "attack.keysearch.watermark.negatives=2", "attack.keysearch.watermark.negatives"),
+        ("adversarial", "attack.adversarial.watermark.n_triggers=9", "attack.adversarial.watermark.n_triggers"),
+        ("finetune", "attacker.data=image_folder", "attacker.root"),
+        ("finetune", "attacker.root=somewhere", "attacker.root"),
+        ("finetune", "attacker.data={_target_:wmlightning.nothing}", "attacker.data"),
+        ("finetune", "attacker.data={_target_:torch.nn.Identity}", "attacker.data"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(
@@ -239,3 +251,74 @@ def test_mistakes_are_told_before_anything_is_trained(
     assert "; " in line
     assert done.code == 1  # type: ignore[attr-defined]
     assert not runs.exists()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("typed", "key"),
+    [
+        ("attack=prune attack.prune.rates=[2]", "attack.prune.rates"),
+        (
+            "attack=overwrite attack.overwrite.watermark.source_class=word attack.overwrite.watermark.n_marks=1",
+            "attack.overwrite.watermark.source_class",
+        ),
+        (
+            "attack=overwrite watermark@attack.overwrite.watermark=content attack.overwrite.watermark.n_letters=12",
+            "attack.overwrite.watermark.n_letters",
+        ),
+        (
+            "attack=keysearch watermark@attack.keysearch.watermark=content attack.keysearch.watermark.n_letters=12",
+            "attack.keysearch.watermark.n_letters",
+        ),
+        ("attack=fineprune model=line", "attack.fineprune"),
+        ("attack=finetune attack.finetune.layers=last model=bare", "attack.finetune.layers"),
+        ("attack=finetune attack.finetune.reinitialize=true model=bare", "attack.finetune.layers"),
+        ("attack=keysearch attack.keysearch.surrogate_epochs=1 model=bare", "attack.keysearch.surrogate_epochs"),
+        ("attack=adversarial attack.adversarial.surrogate_epochs=1 model=bare", "attack.adversarial.surrogate_epochs"),
+    ],
+)
+def test_mistakes_are_told_before_data_are_read(
+    main: Callable[..., object], small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, key: str
+) -> None:
+    def read(*_: object) -> None:
+        raise AssertionError("data are read")
+
+    monkeypatch.setattr(Procedural, "read", read)
+    (tmp_path / "own" / "model").mkdir(parents=True)
+    for name, target in (("line", "tests.testing.broken.Plain"), ("bare", f"{__name__}.Bare")):
+        (tmp_path / "own" / "model" / f"{name}.yaml").write_text(f"_target_: {target}\n")
+    (line,) = main(f"--config-dir={tmp_path / 'own'}", *small, *typed.split()).errors  # type: ignore[attr-defined]
+    assert line.startswith(f"error: {key}: "), line
+
+
+class Bare(nn.Module):
+    """A classifier whose weights are in no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(784, 10))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1) @ self.weight
+
+
+def test_all_of_a_network_without_layers_can_be_trained() -> None:
+    (surrogate,) = FineTune([0.1], epochs=1).run(stolen_from(Bare()))
+    assert next(surrogate.network.parameters()).abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("attack", "fits"),
+    [
+        (Prune([0.5]), True),
+        (Prune([0.5], repair_epochs=1), False),
+        (Prune([0.5], repair_epochs=1, labels="victim"), True),
+        (FinePrune([0.5], epochs=0), True),
+        (FinePrune([0.5]), False),
+        (FineTune([0.1]), False),
+        (Inversion(), True),
+    ],
+)
+def test_labels_are_wanted_only_where_they_are_used(attack: Attack, fits: bool) -> None:
+    prospect = Prospect(SmallCNN(1, 28, 10, width=4, hidden=16), (1, 28, 28), 10, labelled=False)
+    with nullcontext() if fits else pytest.raises(UserError, match=r"\.labels: .*; victim$"):
+        attack.check(prospect)

@@ -387,3 +387,4 @@ def test_images_of_another_task_with_the_victims_labels(main: Command, copied: P
     assert card["data"]["attacker"] == 150
     assert [(row["images"], row["queries"]) for row in card["curve"]] == [(150, 150)]
     assert card["identity"]["attacker"]["data"]["name"] == "mnist5k"
+    assert "shared" not in card["data"] and "shared" not in card["identity"]["attacker"]["data"]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from wmlightning.attacks.base import Claim, ClaimAttack, Stolen
+from wmlightning.attacks.base import Claim, ClaimAttack, Prospect, Stolen
 from wmlightning.attacks.marking import claimed_marks
-from wmlightning.attacks.tuning import Tuning, own_network
+from wmlightning.attacks.tuning import Tuning, check_redrawn, own_network
 from wmlightning.config import setting
 from wmlightning.data.batches import ImageSet
 from wmlightning.errors import UserError
@@ -64,6 +64,12 @@ class Adversarial(ClaimAttack):
         self.training = Tuning(max(1, surrogate_epochs), batch_size)
         self.training.check(key)
         self.queries = setting(queries, f"{key}.queries", int, self.marks.scheme.n_marks)
+
+    def check(self, prospect: Prospect) -> None:
+        """See :meth:`ClaimAttack.check`."""
+        super().check(prospect)
+        if self.surrogate_epochs:
+            check_redrawn(prospect.network, "attack.adversarial.surrogate_epochs")
 
     def run(self, stolen: Stolen) -> Iterator[Claim]:
         """See :meth:`ClaimAttack.run`. The effort is the number of steps."""

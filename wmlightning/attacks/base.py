@@ -24,6 +24,8 @@ from wmlightning.errors import UserError, listed
 from wmlightning.secret import Secret
 from wmlightning.watermarks.triggers import TriggerMaker
 
+_NO_LABELS = ("the attacker's data has other classes than the task", "victim")
+
 
 @dataclass(frozen=True)
 class Arithmetic:
@@ -93,7 +95,7 @@ class Stolen:
         if wanted == "victim":
             return self.answers()
         if self.labels is None:
-            raise UserError(key, "the attacker's data has other classes than the task", "victim")
+            raise UserError(key, *_NO_LABELS)
         return self.labels
 
     def true_labels(self) -> tuple[Tensor, int]:
@@ -160,7 +162,48 @@ class Claim:
     forged: ImageSet | None = None
 
 
-class RemovalAttack(ABC):
+@dataclass(frozen=True)
+class Prospect:
+    """What is known of a task before anything is trained or read.
+
+    Attributes:
+        network: of the victim's architecture; its weights do not matter. Not to be changed.
+        shape: ``(c, h, w)`` of the task's images.
+        n_classes: number of logits.
+        labelled: whether the thief's images have labels of the task.
+    """
+
+    network: nn.Module
+    shape: tuple[int, int, int]
+    n_classes: int
+    labelled: bool = True
+
+    def check_labels(self, wanted: Literal["own", "victim"], key: str) -> None:
+        """Refuses true labels where there are none.
+
+        Raises:
+            UserError: naming ``key``.
+        """
+        if wanted == "own" and not self.labelled:
+            raise UserError(key, *_NO_LABELS)
+
+
+class _Checked:
+    """What all attacks share."""
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuses options that do not fit, before anything is trained or read. Override it where some may not.
+
+        Args:
+            prospect: what is known by then.
+
+        Raises:
+            UserError: naming the config key.
+        """
+        del prospect
+
+
+class RemovalAttack(_Checked, ABC):
     """Wants a model that works and has forgotten the watermark.
 
     Attributes:
@@ -176,7 +219,7 @@ class RemovalAttack(ABC):
         """Yields surrogates; between two yields lies the work that the next one costs."""
 
 
-class DetectionAttack(ABC):
+class DetectionAttack(_Checked, ABC):
     """Wants to find out whether there is a watermark, and what the triggers look like."""
 
     @abstractmethod
@@ -184,7 +227,7 @@ class DetectionAttack(ABC):
         """Recovers an image of each class."""
 
 
-class ClaimAttack(ABC):
+class ClaimAttack(_Checked, ABC):
     """Wants a network that somebody else trained to pass for the accuser's.
 
     Attributes:
@@ -196,6 +239,10 @@ class ClaimAttack(ABC):
     marks: OwnMarks
     queries: int
     effort_name: str = "effort"
+
+    def check(self, prospect: Prospect) -> None:
+        """Refuses a watermark that does not fit the task."""
+        self.marks.check(prospect.shape, prospect.n_classes)
 
     @abstractmethod
     def run(self, stolen: Stolen) -> Iterator[Claim]:

@@ -1,148 +1,34 @@
-"""One attack on one victim: settled before anything is trained, then carried out, measured and stored."""
+"""One attack on one victim: carried out, measured and stored."""
 
 from __future__ import annotations
 
 import copy
 import io
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
-from omegaconf import DictConfig
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from wmlightning.attacks.base import Arithmetic, Attack, ClaimAttack, DetectionAttack, RemovalAttack, Stolen, Surrogate
+from wmlightning.attacks.base import Arithmetic, ClaimAttack, DetectionAttack, RemovalAttack, Stolen, Surrogate
+from wmlightning.attacks.belongings import chosen
 from wmlightning.attacks.claims import hear_all
-from wmlightning.attacks.exposure import EXPOSURE_VERSION, Marks, expose, picture
+from wmlightning.attacks.exposure import Marks, expose, picture
 from wmlightning.attacks.judge import Judge, digest
-from wmlightning.config import dataset_config, make, option_names, plain, setting, switch
+from wmlightning.attacks.planning import Assault
+from wmlightning.config import plain
 from wmlightning.data.batches import Loading
 from wmlightning.data.decoding import fit_images
-from wmlightning.data.source import Source
-from wmlightning.errors import UserError, listed
-from wmlightning.files import write_bytes
-from wmlightning.identity import portable
+from wmlightning.files import clear, write_bytes
 from wmlightning.job import Job
-from wmlightning.results.card import PICTURE, environment, fingerprint, read_card, write_card
+from wmlightning.results.card import PICTURE, environment, read_card, write_card
 from wmlightning.results.front import best_bargain
-from wmlightning.seeds import generator, role_seed
-
-#: Raise it when the same attack no longer gives the same result.
-_ATTACK_VERSION = 1
-#: Raise it when the same claim is no longer worth the same.
-_CLAIM_VERSION = 2
-
-
-@dataclass(frozen=True)
-class Victim:
-    """A trained network that is to be attacked.
-
-    Attributes:
-        name: of its run.
-        fingerprint: names the trained model.
-        folder: where the results of attacks on it are kept.
-    """
-
-    name: str
-    fingerprint: str
-    folder: Path
-
-
-@dataclass(frozen=True)
-class Assault:
-    """A settled attack.
-
-    Attributes:
-        name: what the user calls it.
-        attack: what is done.
-        victim: to whom.
-        other: whose images the thief has, if not the attacker's half of the test split.
-        identity: what determines the result.
-    """
-
-    name: str
-    attack: Attack
-    victim: Victim
-    other: Source | None
-    identity: dict[str, Any]
-
-    @property
-    def fingerprint(self) -> str:
-        """Names the result."""
-        return fingerprint(self.identity)
-
-    @property
-    def folder(self) -> Path:
-        """Where the result is kept."""
-        return self.victim.folder / "attacks" / f"{self.name}-{self.fingerprint}"
-
-    def finished(self) -> dict[str, Any] | None:
-        """The card of this very attack, if it was carried out before."""
-        card = read_card(self.folder)
-        return card if card is not None and card.get("fingerprint") == self.fingerprint else None
-
-
-def plan(job: Job, victim: Victim) -> list[Assault]:
-    """Settles the attacks that the config asks for, without reading images.
-
-    Raises:
-        UserError: for a mistake in ``attack`` or ``attacker``.
-    """
-    cfg = job.cfg
-    setting(cfg.attacker.seed, "attacker.seed", int, 0, 2**63 - 1)
-    setting(cfg.judge.n_strangers, "judge.n_strangers", int, 1)
-    if cfg.attacker.n is not None:
-        setting(cfg.attacker.n, "attacker.n", int, 2)
-    for name in ("unmarked", "keep_surrogates"):
-        switch(cfg.judge[name], f"judge.{name}")
-    other: Source | None = None
-    if cfg.attacker.data is not None:
-        other = make(dataset_config(str(cfg.attacker.data), "attacker.data", cfg), "attacker.data")
-    return [_assault(job, victim, str(name), node, other) for name, node in cfg.attack.items() if _is_meant(name, node)]
-
-
-def _is_meant(name: Any, node: Any) -> bool:
-    """Whether an attack is asked for, or ``++attack.NAME.option=`` was said for other jobs of a sweep.
-
-    Raises:
-        UserError: if there is no attack of this name.
-    """
-    if isinstance(node, DictConfig) and node.get("_target_") is not None:
-        return True
-    if name in (names := option_names("attack")):
-        return False
-    raise UserError(f"attack.{name}", "there is no such attack", f"one of {listed(names)}, or a config with a _target_")
-
-
-def _assault(job: Job, victim: Victim, name: str, node: Any, other: Source | None) -> Assault:
-    key, cfg = f"attack.{name}", job.cfg
-    attack = make(node, key)
-    if not isinstance(attack, (RemovalAttack, DetectionAttack, ClaimAttack)):
-        right = "a class derived from RemovalAttack, DetectionAttack or ClaimAttack"
-        raise UserError(f"{key}._target_", f"{node.get('_target_')} is no attack", right)
-    if getattr(attack, "labels", None) == "own" and other is not None and other.classes != job.source.classes:
-        raise UserError(f"{key}.labels", f"{other.name} has other classes than {job.source.name}", "victim")
-    identity: dict[str, Any] = {
-        "version": _ATTACK_VERSION,
-        "victim": victim.fingerprint,
-        "attack": portable(plain(node)),
-        "attacker": {"seed": cfg.attacker.seed, "n": cfg.attacker.n, "data": other.identity() if other else None},
-        "precision": job.precision,
-    }
-    if isinstance(attack, ClaimAttack):
-        identity["claims"] = _CLAIM_VERSION
-    if isinstance(attack, DetectionAttack):
-        identity["judge"] = {"n_strangers": cfg.judge.n_strangers, "unmarked": cfg.judge.unmarked}
-        identity["exposure"] = EXPOSURE_VERSION
-    return Assault(name, attack, victim, other, identity)
+from wmlightning.seeds import role_seed
 
 
 class Scene:
@@ -176,21 +62,16 @@ class Scene:
     def stolen(self, assault: Assault, network: nn.Module | None = None) -> Stolen:
         """What the thief gets: a copy of the network, their own images, and nothing else."""
         job, cfg = self.job, self.job.cfg
-        seed = role_seed(cfg.attacker.seed, "attack")
-        labels: Tensor | None
-        if assault.other is None:
-            source, index = job.source, job.roles.attacker
-            split = "test"
+        if (others := assault.others) is None:
+            source, index = job.source, chosen(job.roles.attacker, cfg)
+            images, labels = source.images("test", index), source.labels("test")[index]
         else:
-            source, index = assault.other, torch.arange(len(assault.other.labels("train")))
-            split = "train"
-        if cfg.attacker.n is not None:
-            order = torch.randperm(len(index), generator=generator(seed, "thief/images"))
-            index = index[order[: cfg.attacker.n]].sort().values
-        images = fit_images(source.images(split, index), job.source.shape)  # type: ignore[arg-type]
-        labels = source.labels(split)[index] if source.classes == job.source.classes else None  # type: ignore[arg-type]
+            source, index = others.source, others.index
+            images, labels = fit_images(source.images("train", index), job.source.shape), source.labels("train")[index]
+        known = labels if source.classes == job.source.classes else None
         stolen = copy.deepcopy(self._ready(network) if network is not None else self.network)
-        return Stolen(stolen, images.clone(), labels, len(job.source.classes), seed, self.arithmetic)
+        seed = role_seed(cfg.attacker.seed, "attack")
+        return Stolen(stolen, images, known, len(job.source.classes), seed, self.arithmetic)
 
 
 def carry_out(assault: Assault, scene: Callable[[], Scene], force: bool) -> tuple[dict[str, Any], bool]:
@@ -210,7 +91,7 @@ def carry_out(assault: Assault, scene: Callable[[], Scene], force: bool) -> tupl
     with FileLock(assault.folder / ".lock"):
         if not force and (card := assault.finished()) is not None:  # somebody else was faster
             return card, True
-        _clear(assault.folder)
+        clear(assault.folder)
         here = scene()
         before = digest(here.network)
         with _reproducible(role_seed(here.job.cfg.attacker.seed, "attack", 1), here.arithmetic.device):
@@ -327,7 +208,7 @@ def _card(assault: Assault, scene: Scene, n_images: int) -> dict[str, Any]:
             "fingerprint": assault.victim.fingerprint,
             "metrics": scene.victim_metrics,
         },
-        "data": {**job.source.identity(), "attacker": n_images, "judge": len(job.roles.judge)},
+        "data": {**job.source.identity(), "attacker": n_images, "judge": len(job.roles.judge), **_left_out(assault)},
         "seed": job.seed,
         "device": job.device,
         "threads": torch.get_num_threads(),
@@ -338,18 +219,14 @@ def _card(assault: Assault, scene: Scene, n_images: int) -> dict[str, Any]:
     }
 
 
+def _left_out(assault: Assault) -> dict[str, int]:
+    """How many images of other data the thief does without, since they are the owner's."""
+    return {"shared": assault.others.shared} if assault.others is not None and assault.others.shared else {}
+
+
 def plain_weights(network: nn.Module) -> dict[str, Tensor]:
     """A network's state as safetensors wants it: on the processor, each tensor in one piece of its own."""
     return {key: value.detach().cpu().clone().contiguous() for key, value in network.state_dict().items()}
-
-
-def _clear(folder: Path) -> None:
-    """Removes what a killed or older attempt left, the lock excepted."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != ".lock":
-            path.unlink()
 
 
 @contextmanager

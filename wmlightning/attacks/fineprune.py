@@ -8,10 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from wmlightning.attacks.base import RemovalAttack, Stolen, Surrogate, choice
+from wmlightning.attacks.base import Prospect, RemovalAttack, Stolen, Surrogate, choice
 from wmlightning.attacks.prune import pruning_rates
-from wmlightning.attacks.tuning import Augment, Tuning
+from wmlightning.attacks.tuning import Tuning
 from wmlightning.config import setting
+from wmlightning.data.datamodule import Augment
 from wmlightning.errors import UserError
 
 
@@ -20,6 +21,10 @@ class FinePrune(RemovalAttack):
 
     From Liu, Dolan-Gavitt and Garg, "Fine-Pruning" (RAID 2018): what clean images leave idle may serve the trigger.
     There, channels are removed until accuracy falls; here each rate gives a point of the curve.
+
+    What is removed is a channel as that convolution and its batch normalisation give it. In a residual network
+    (``resnet9``, ``resnet18``) the last convolution is within a block: idle is what the block adds to a channel, and
+    what passes the block by stays.
 
     Args:
         rates: shares of the channels that are removed, each in (0, 1).
@@ -52,6 +57,12 @@ class FinePrune(RemovalAttack):
         self.tuning = Tuning(max(1, epochs), batch_size, momentum, weight_decay, augment)
         self.tuning.check("attack.fineprune")
 
+    def check(self, prospect: Prospect) -> None:
+        """See :meth:`RemovalAttack.check`."""
+        if self.epochs:
+            prospect.check_labels(self.labels, "attack.fineprune.labels")
+        _last_stage(prospect.network)
+
     def run(self, stolen: Stolen) -> Iterator[Surrogate]:
         """See :meth:`RemovalAttack.run`. The strength is the share of channels removed."""
         order = _mean_activation(stolen).argsort(stable=True)
@@ -76,7 +87,7 @@ class FinePrune(RemovalAttack):
 
 
 def _last_stage(network: nn.Module) -> tuple[nn.Module, ...]:
-    """The last convolution, and its batch normalisation if it has one: zero both, and the channel is silent."""
+    """The last convolution, and its batch normalisation if it has one: zero both, and neither gives that channel."""
     layers = [layer for layer in network.modules() if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d))]
     convolutions = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
     if not convolutions:

@@ -7,9 +7,10 @@ from typing import Literal
 
 import torch
 
-from wmlightning.attacks.base import RemovalAttack, Stolen, Surrogate, choice
-from wmlightning.attacks.tuning import Augment, Tuning, head, rates_of
+from wmlightning.attacks.base import Prospect, RemovalAttack, Stolen, Surrogate, choice
+from wmlightning.attacks.tuning import Tuning, head, rates_of
 from wmlightning.config import switch
+from wmlightning.data.datamodule import Augment
 from wmlightning.seeds import role_seed
 
 
@@ -53,17 +54,27 @@ class FineTune(RemovalAttack):
         self.tuning = Tuning(epochs, batch_size, momentum, weight_decay, augment)
         self.tuning.check("attack.finetune")
 
+    def check(self, prospect: Prospect) -> None:
+        """See :meth:`RemovalAttack.check`."""
+        prospect.check_labels(self.labels, "attack.finetune.labels")
+        if self._needs_head:
+            head(prospect.network, "attack.finetune.layers")
+
+    @property
+    def _needs_head(self) -> bool:
+        return self.layers == "last" or self.reinitialize
+
     def run(self, stolen: Stolen) -> Iterator[Surrogate]:
         """See :meth:`RemovalAttack.run`. The strength is the learning rate."""
         labels = stolen.learned_labels(self.labels, "attack.finetune.labels")
         for lr in self.learning_rates:
             network = stolen.copy()
-            last = head(network, "attack.finetune.layers")
-            if self.reinitialize:
-                torch.manual_seed(role_seed(stolen.seed, "thief/head"))
-                last.reset_parameters()  # type: ignore[operator]
             network.requires_grad_(self.layers == "all")
-            last.requires_grad_(True)
+            if self._needs_head:
+                last = head(network, "attack.finetune.layers").requires_grad_(True)
+                if self.reinitialize:
+                    torch.manual_seed(role_seed(stolen.seed, "thief/head"))
+                    last.reset_parameters()  # type: ignore[operator]
             for epochs in self.tuning.run(network, stolen, labels, lr):
                 yield Surrogate(
                     network,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from wmlightning.attacks.base import Claim, ClaimAttack, Stolen
+from wmlightning.attacks.base import Claim, ClaimAttack, Prospect, Stolen
 from wmlightning.attacks.claims import matching
 from wmlightning.attacks.marking import claimed_marks
-from wmlightning.attacks.tuning import Tuning, own_network
+from wmlightning.attacks.tuning import Tuning, check_redrawn, own_network
 from wmlightning.config import setting
 from wmlightning.errors import UserError
 from wmlightning.secret import Secret
@@ -54,6 +54,12 @@ class KeySearch(ClaimAttack):
         self.lr = setting(lr, "attack.keysearch.lr", float, 1e-12, 1e3)
         self.training = Tuning(max(1, surrogate_epochs), batch_size)
         self.training.check("attack.keysearch")
+
+    def check(self, prospect: Prospect) -> None:
+        """See :meth:`ClaimAttack.check`."""
+        super().check(prospect)
+        if self.surrogate_epochs:
+            check_redrawn(prospect.network, "attack.keysearch.surrogate_epochs")
 
     def run(self, stolen: Stolen) -> Iterator[Claim]:
         """See :meth:`ClaimAttack.run`. The effort is the number of secrets that the best was chosen from."""

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import torch
 
-from wmlightning.attacks.base import RemovalAttack, Stolen, Surrogate, choice
-from wmlightning.attacks.marking import OwnMarks
-from wmlightning.attacks.tuning import Augment, Tuning, rates_of
+from wmlightning.attacks.base import Prospect, RemovalAttack, Stolen, Surrogate, choice
+from wmlightning.attacks.marking import OWNERS_OPTIONS, OwnMarks
+from wmlightning.attacks.tuning import Tuning, rates_of
 from wmlightning.config import make
+from wmlightning.data.datamodule import Augment
 from wmlightning.secret import Secret
 from wmlightning.seeds import role_seed
 
@@ -48,12 +49,17 @@ class Overwrite(RemovalAttack):
         weight_decay: float = 5e-4,
         augment: Mapping[str, Any] | Augment | None = None,
     ) -> None:
-        self.marks = OwnMarks(watermark, "attack.overwrite.watermark")
+        self.marks = OwnMarks(watermark, "attack.overwrite.watermark", unused=OWNERS_OPTIONS)
         self.learning_rates = rates_of(learning_rates, "attack.overwrite.learning_rates")
         self.labels = choice(labels, "attack.overwrite.labels", "own", "victim")
         turned: Augment | None = make(augment, "attack.overwrite.augment") if isinstance(augment, Mapping) else augment
         self.tuning = Tuning(epochs, batch_size, momentum, weight_decay, turned)
         self.tuning.check("attack.overwrite")
+
+    def check(self, prospect: Prospect) -> None:
+        """See :meth:`RemovalAttack.check`."""
+        prospect.check_labels(self.labels, "attack.overwrite.labels")
+        self.marks.check(prospect.shape, prospect.n_classes)
 
     def run(self, stolen: Stolen) -> Iterator[Surrogate]:
         """See :meth:`RemovalAttack.run`. The strength is the learning rate.

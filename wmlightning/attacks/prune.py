@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import L1Unstructured
 
-from wmlightning.attacks.base import RemovalAttack, Stolen, Surrogate, choice
-from wmlightning.attacks.tuning import Augment, Tuning
+from wmlightning.attacks.base import Prospect, RemovalAttack, Stolen, Surrogate, choice
+from wmlightning.attacks.tuning import Tuning
 from wmlightning.config import setting, switch
+from wmlightning.data.datamodule import Augment
 from wmlightning.errors import UserError
 
 
@@ -58,6 +59,11 @@ class Prune(RemovalAttack):
         self.repair = Tuning(max(1, repair_epochs), batch_size, momentum, weight_decay, augment)
         self.repair.check("attack.prune")
         self.repair_epochs = repair_epochs
+
+    def check(self, prospect: Prospect) -> None:
+        """See :meth:`RemovalAttack.check`."""
+        if self.repair_epochs:
+            prospect.check_labels(self.labels, "attack.prune.labels")
 
     def run(self, stolen: Stolen) -> Iterator[Surrogate]:
         """See :meth:`RemovalAttack.run`. The strength is the share of zero weights."""

@@ -11,10 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from wmlightning.attacks.base import Stolen
 from wmlightning.config import setting
+from wmlightning.data.datamodule import Augment
 from wmlightning.errors import UserError
 from wmlightning.seeds import generator, role_seed
-
-Augment = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -108,6 +107,19 @@ def _training_mode(network: nn.Module) -> None:
             module.training = True
     if all(p.requires_grad for p in network.parameters()):
         network.train()
+
+
+def check_redrawn(network: nn.Module, key: str) -> None:
+    """Refuses a network of which :func:`own_network` would keep some weights.
+
+    Raises:
+        UserError: naming ``key``, and the first that no layer draws anew.
+    """
+    for name, module in network.named_modules():
+        own = [*module.named_parameters(recurse=False)]
+        if own and not callable(getattr(module, "reset_parameters", None)):
+            wrong = f"{name}.{own[0][0]} of the network cannot be drawn anew"
+            raise UserError(key, wrong, "0, on the suspect itself; or another model")
 
 
 def own_network(stolen: Stolen, labels: Tensor, training: Tuning, lr: float) -> nn.Module:

@@ -39,6 +39,10 @@ def pareto_front(lost: ArrayLike, left: ArrayLike) -> NDArray[np.bool_]:
 def best_bargain(before: float, clean: Sequence[float], left: Sequence[float]) -> int:
     """The surrogate with the fewest triggers left among those that lose little clean accuracy.
 
+    It is chosen by what the judge measures, among all epochs and settings: no thief sees these numbers, and the
+    smallest of many is small by chance too. That errs to the thief's side: the watermark is reported as weaker than a
+    thief could count on.
+
     Args:
         before: the victim's clean accuracy.
         clean: clean accuracy of each surrogate; at least one.

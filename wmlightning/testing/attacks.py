@@ -13,8 +13,9 @@ import torch
 from omegaconf import DictConfig
 
 from wmlightning.attacks.base import ClaimAttack, DetectionAttack, Recovered, RemovalAttack
-from wmlightning.attacks.execution import Assault, Scene, Victim, carry_out, plan
+from wmlightning.attacks.execution import Scene, carry_out
 from wmlightning.attacks.judge import digest
+from wmlightning.attacks.planning import Assault, Victim, intend, plan
 from wmlightning.job import Job, prepare
 from wmlightning.store import WEIGHTS, load_run, load_weights
 from wmlightning.testing.bench import claim, composing, small_task, trained
@@ -48,7 +49,8 @@ class Stage:
         """The attack as the config has it, on this victim."""
         self.job.cfg.attack = cfg.attack
         victim = Victim(self.job.name, self.job.fingerprint, self.job.folder)
-        return next(assault for assault in plan(self.job, victim) if assault.name == name)
+        intents = intend(self.job.cfg, self.job.source, self.job.net)
+        return next(assault for assault in plan(intents, self.job, victim) if assault.name == name)
 
 
 def staged(cfg: DictConfig) -> Stage:
