@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from wmlightning.config import dataset_config, make, plain
-from wmlightning.data.folder import fit_images
+from wmlightning.data.decoding import fit_images
 from wmlightning.data.source import SPLITS, Source
 from wmlightning.errors import UserError
 from wmlightning.job import Job

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from wmlightning.config import find_code, setting
 from wmlightning.errors import UserError
+from wmlightning.files import file_digest
 from wmlightning.ownership.suspects.base import Shape
 from wmlightning.ownership.suspects.local import LocalSuspect
-from wmlightning.store import file_digest
 
 
 class Function(LocalSuspect):

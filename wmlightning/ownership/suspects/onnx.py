@@ -13,10 +13,10 @@ from torch import Tensor
 
 from wmlightning.config import setting
 from wmlightning.errors import UserError
+from wmlightning.files import file_digest
 from wmlightning.ownership.suspects.base import Shape
 from wmlightning.ownership.suspects.local import LocalSuspect, file_identity, model_file
 from wmlightning.ownership.suspects.pixels import Pixels, pixels_of
-from wmlightning.store import file_digest
 
 #: How a model names a file of weights beside it: an entry of ``external_data`` in protobuf, with the value's length.
 _BESIDE = re.compile(rb"\x0a\x08location\x12([\x80-\xff]*[\x00-\x7f])", re.DOTALL)
