@@ -6,7 +6,7 @@ import functools
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -114,7 +114,7 @@ class StandardSource(MemorySource):
 def _reader_of(reader: Callable[..., Any]) -> Callable[..., Any]:
     """What a reader calls in the end. One with arguments of its own reads otherwise, and stays what it is."""
     if isinstance(reader, functools.partial) and not reader.args and not reader.keywords:
-        return cast("Callable[..., Any]", reader.func)
+        return reader.func
     return reader
 
 
