@@ -93,7 +93,7 @@ def _effectiveness(paper: pd.DataFrame, fresh: pd.DataFrame) -> tuple[str, str]:
         f"Trained triggers {trained.min():.1f} to {trained.max():.1f} %, new ones {new.min():.1f} to {new.max():.1f} %."
     )
     if len(fresh):
-        strangers = f"strangers' noise works in {fresh.decoys.min():.1f} % or more"
+        strangers = f"strangers' noise works in at least {fresh.decoys.min():.1f} %"
         of_one = paper[paper.watermark == "noise"].decoys
         if len(of_one):
             strangers += f", as it does with one pattern ({of_one.min():.1f} to {of_one.max():.1f} %)"
