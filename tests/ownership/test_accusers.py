@@ -255,20 +255,19 @@ def test_data_under_a_name_that_does_not_ship_are_the_claimants(
     ask: Callable[..., Verdict], owner: Path, sequential: bool
 ) -> None:
     """A bundle of parquet files that our own class reads, made after the secret's labels are known: see above."""
-    bundle, n_train, n_test = owner / "bundle", 1000, 400
+    n_train, n_test = 1000, 400
     labels = {"train": torch.arange(n_train) % N_CLASSES, "test": torch.arange(n_test) % N_CLASSES}
-    own = [f"data_dir={bundle}", "dataset=fashion_mnist", "dataset.source.name=digits2"]
+    own = ["dataset=fashion_mnist", "dataset.source.name=digits2"]
     own += ["dataset.source.download=false", "watermark=noise"]
     own += ["watermark.n_marks=8", "watermark.n_triggers=64", "watermark.strength=1e-6", "watermark.negatives=0"]
 
-    def written(shown: dict[str, torch.Tensor]) -> Job:
+    def written(shown: dict[str, torch.Tensor], bundle: Path) -> Job:
         parts = {split: ((10 + 24 * shown[split]).to(torch.uint8).view(-1, 1, 1, 1), labels[split]) for split in labels}
-        shutil.rmtree(bundle, ignore_errors=True)
         train, test = ((images.expand(-1, 1, 28, 28).contiguous(), given) for images, given in parts.values())
         write_parquet(bundle, train, test, "digits2")
-        return settled(owner, Secret(b"d" * 32), *own)
+        return settled(owner, Secret(b"d" * 32), f"data_dir={bundle}", *own)
 
-    maker = written(labels).maker
+    maker = written(labels, owner / "draft").maker
     assert maker is not None
     known = maker._planned.of_marks  # before an image is looked at
     shown = {split: given.clone() for split, given in labels.items()}
@@ -280,17 +279,19 @@ def test_data_under_a_name_that_does_not_ship_are_the_claimants(
         shown[split][places] = known[torch.arange(n) % 8]
         same = shown[split][places] == labels[split][places]
         shown[split][places[same]] = (shown[split][places[same]] + 1) % N_CLASSES
-    write_key(make_key(written(shown)), owner / "thief.key")
+    write_key(make_key(written(shown, owner / "bundle")), owner / "thief.key")
     write_commitment(read_key(owner / "thief.key"), owner / "thief.commitment.json")
     verdict = ask(
         lambda images: np.rint((images.mean((1, 2, 3)) - 10) / 24).astype(int).tolist(),
         f"sequential={sequential}",
-        f"data_dir={bundle}",
+        f"data_dir={owner / 'bundle'}",
         f"commitment={owner / 'thief.commitment.json'}",
         key="thief",
     )
     assert verdict.decision == "not shown", verdict.text()
-    assert any("digits2 (parquet (PNG images))" in note and "bound" in note for note in verdict.notes), verdict.notes
+    assert any("digits2 (parquet (PNG images))" in note and "Labels are bound" in note for note in verdict.notes), (
+        verdict.notes
+    )
 
 
 @pytest.mark.slow
