@@ -127,6 +127,19 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.suffix != ".lock"}
 
 
+def unasked(verdict: Verdict) -> Verdict:
+    """A verdict without the note that the suspect was not contacted now, which must be there."""
+    told = [note for note in verdict.notes if note.startswith("All answers are of an earlier call, ")]
+    assert len(told) == 1
+    return replace(verdict, notes=[note for note in verdict.notes if note not in told])
+
+
+def kept(folder: Path) -> dict[str, bytes]:
+    """All files but those that tell a verdict."""
+    told = ("verdict.json", "verdict.txt", "report.html")
+    return {name: content for name, content in files(folder).items() if Path(name).name not in told}
+
+
 # -- one look --------------------------------------------------------------------------------------------------------
 
 
@@ -300,7 +313,7 @@ def test_a_second_look_has_what_is_left_of_the_level(ask: Callable[..., list[Ver
             ask("marks", innocent, "queries=20", f"out={place / 'B'}", other)
     assert files(place) == before, "nothing is left of what was refused"
     (again,) = ask("marks", innocent, "queries=20")
-    assert again == first, "in its folder it goes on"
+    assert unasked(again) == first, "in its folder it goes on"
     (second,) = ask("marks", innocent, "queries=20", "alpha=0.003", f"out={place / 'B'}")
     assert second.p_adjusted == pytest.approx(min(1, second.p_value * 1.5))
     assert any("look 2 at this suspect" in note and "alpha = 0.002 was left" in note for note in second.notes)
@@ -308,7 +321,7 @@ def test_a_second_look_has_what_is_left_of_the_level(ask: Callable[..., list[Ver
     with pytest.raises(UserError, match=r"alpha=0\.003 was spent on that, now it is 0\.003"):
         ask("marks", innocent, "queries=20", "alpha=0.003", f"out={place / 'C'}")
     (resumed,) = ask("marks", innocent, "queries=20", "alpha=0.003", f"out={place / 'B'}")
-    assert resumed == second
+    assert unasked(resumed) == second
 
 
 def test_a_second_look_decides_at_its_own_level(ask: Callable[..., list[Verdict]], place: Path) -> None:
@@ -488,10 +501,11 @@ def test_answers_that_are_there_need_no_suspect(place: Path) -> None:
         url = service.url
         first = run(url)
     assert first.decision == "owned"
-    before = files(place / "out")
+    before = kept(place / "out")
     again = run(url)
-    assert again == first
-    assert files(place / "out") == before
+    assert unasked(again) == first
+    assert kept(place / "out") == before
+    before = files(place / "out")
     (place / "out" / "transcript.jsonl").unlink()
     with serving(lambda _: Reply(status=503)) as busy:  # another port is another suspect
         with pytest.raises(UserError, match="no connection"):
@@ -527,9 +541,10 @@ def test_a_protocol_service_is_not_contacted_for_what_is_known(place: Path) -> N
             (first,) = verify(compose("verify", typed))
             assert first.decision == "not shown", first.text()
             down[0], n = True, len(service.calls)
-            before = files(place / "out")
+            before = kept(place / "out")
             (again,) = verify(compose("verify", typed))
-            assert (again, files(place / "out"), len(service.calls)) == (first, before, n)
+            assert (unasked(again), kept(place / "out"), len(service.calls)) == (first, before, n)
+            before = files(place / "out")
             (place / "out" / "transcript.jsonl").unlink()
             (lost,) = verify(compose("verify", [*typed, "alpha=0.002"]))  # another look
     assert lost.decision == "cannot tell"
