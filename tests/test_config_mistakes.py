@@ -24,7 +24,6 @@ MISTAKES = [
     ("judge", "judge=null"),
     ("attacker", "attacker=null"),
     ("dataset.source", "dataset.source=null"),
-    ("dataset.source.name", "dataset=mnist dataset.source.name=null"),
     ("logger", "logger=[]"),
     ("attack", "attack=[]"),
     ("callbacks", "callbacks=[]"),
@@ -70,6 +69,13 @@ def test_mistake_is_told_in_one_line(
     assert "Traceback" not in done.out + done.err, str(done)
     assert len(done.errors) == 1, str(done)
     assert done.errors[0].startswith(f"error: {key}: "), str(done)
+    assert not runs.exists()
+
+
+def test_data_without_a_name(main: Callable[..., Outcome], runs: Path) -> None:
+    done = main("dataset=mnist", "dataset.source.name=null")
+    assert (done.code, len(done.errors)) == (1, 1), str(done)
+    assert done.errors[0].startswith("error: dataset.source.name: "), str(done)
     assert not runs.exists()
 
 
