@@ -1078,7 +1078,9 @@ def test_wandb_that_cannot_be_logged_in_to(
     assert "mode=offline" in line
     assert main(*small).code == 0
     again = train(*small, "logger=wandb", **options)
-    assert again.code == 0, "a finished run has nothing to log: " + str(again)
+    assert again.code == 1, "a finished run that this logger was not told of is told late: " + str(again)
+    assert "mode=offline" in again.err
+    assert train(*small, **options).code == 0, "without the logger there is nothing to log in for"
     (folder,) = runs.iterdir()
     attacked = train(*small, "logger=wandb", "attack=prune", **options)
     assert [line.partition(":")[0] for line in attacked.err.splitlines()] == ["error"], str(attacked)
@@ -1092,8 +1094,8 @@ def test_wandb_that_refuses_later(
     def refuse(**options: Any) -> None:
         raise wandb.errors.CommError("permission denied")
 
-    if attack:
-        assert main(*small).code == 0
+    if attack:  # a training that W&B was told of
+        assert main(*small, "logger=wandb").code == 0
     monkeypatch.setattr(wandb, "init", refuse)
     done = main(*small, "logger=wandb", *attack)
     assert done.code == 1, str(done)

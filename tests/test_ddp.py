@@ -94,7 +94,7 @@ def test_card(ddp: Ddp, job: Job) -> None:
     names |= {"train/loss", "train/clean_acc", "val/clean_acc", "val/trigger_acc", "test/clean_acc"}
     assert set(card["metrics"]) == names
     assert card["epochs"] == 2
-    assert {path.name for path in folder.iterdir() if path.name != ".lock"} == {
+    assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
         "card.json",
         "model.safetensors",
         "triggers.png",

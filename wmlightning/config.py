@@ -148,10 +148,11 @@ def check_sections(cfg: DictConfig) -> None:
     """Checks that all parts of a config are there as such.
 
     Raises:
-        UserError: for ``PART=null``, ``PART=[]`` or ``PART=word``.
+        UserError: for ``PART=null`` (but of ``logger``, which there may be none of), ``PART=[]`` or ``PART=word``.
     """
     for key in (*_SECTIONS, *_LISTS):
-        if not isinstance(found := OmegaConf.select(cfg, key), DictConfig):
+        found = OmegaConf.select(cfg, key)
+        if not isinstance(found, DictConfig) and not (key == "logger" and key in cfg and found is None):
             right = f"{key}=none" if key in _LISTS else f"{key}.OPTION=VALUE, or nothing"
             raise UserError(key, f"{plain(found)!r} is no set of options", right)
 

@@ -24,12 +24,17 @@ class Script(L.Callback):
     def __init__(self, accuracies: list[float]) -> None:
         self.accuracies = accuracies
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        training = trainer.state.fn == "fit" and not trainer.sanity_checking
-        number = trainer.current_epoch + 1 if training else 0
-        if training:
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if number := self._number(trainer):
             with torch.no_grad():
                 pl_module.net[1].bias.fill_(float(number))  # type: ignore[union-attr,index]
+
+    def _number(self, trainer: L.Trainer) -> int:
+        training = trainer.state.fn == "fit" and not trainer.sanity_checking
+        return trainer.current_epoch + 1 if training else 0
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        number = self._number(trainer)
         pl_module.log_dict({"val/clean_acc": self.accuracies[number], "val/trigger_acc": number / 10})
 
 
