@@ -70,10 +70,11 @@ def _fidelity(runs: pd.DataFrame, paper: pd.DataFrame) -> tuple[str, str]:
     if not len(lost):
         return NOTHING, "no pair of a marked and an unmarked model"
     spread = float(runs[runs.watermark == "none"].groupby("dataset").clean.agg(lambda c: c.max() - c.min()).max())
+    seeds = runs[runs.watermark == "none"].seed.nunique()
+    between = f"unmarked models differ by up to {spread:.2f} points between seeds" if seeds > 1 else "one seed"
     why = (
         f"The paper's key changes clean accuracy by {-lost.mean():+.2f} points on average "
-        f"({-lost.max():+.2f} to {-lost.min():+.2f}, {len(lost)} models); unmarked models differ by up to {spread:.2f} "
-        "points between seeds."
+        f"({-lost.max():+.2f} to {-lost.min():+.2f}, {len(lost)} models); {between}."
     )
     return CONFIRMED if lost.mean() <= 0.5 else LIMITS if lost.mean() <= 2 else NOT, why
 
