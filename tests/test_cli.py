@@ -1077,9 +1077,10 @@ def test_wandb_that_cannot_be_logged_in_to(
     line = told(train(*small, "logger=wandb", **options), "logger.wandb.mode", runs)
     assert "mode=offline" in line
     assert main(*small).code == 0
-    again = train(*small, "logger=wandb", **options)
-    assert again.code == 1, "a finished run that this logger was not told of is told late: " + str(again)
-    assert "mode=offline" in again.err
+    if "WANDB_BASE_URL" not in account:  # W&B waits long for a network
+        again = train(*small, "logger=wandb", **options)
+        assert again.code == 1, "a finished run that this logger was not told of is told late: " + str(again)
+        assert "mode=offline" in again.err
     assert train(*small, **options).code == 0, "without the logger there is nothing to log in for"
     (folder,) = runs.iterdir()
     attacked = train(*small, "logger=wandb", "attack=prune", **options)
