@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
+import numpy as np
 import pytest
 import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from tests.helpers import ArraySource, maker_of, random_images, random_source
 from wmlightning.attacks.base import Recovered
@@ -69,3 +73,50 @@ def test_the_same_key_is_compared_with_the_same_strangers() -> None:
     one, other = Marks.of(maker, 5), Marks.of(maker, 9)
     assert torch.equal(one.changes, other.changes[:6]), "and more of them change nothing of those"
     assert len(torch.unique(other.changes.flatten(1), dim=0)) == 10
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (3, 9, 12), (1, 8, 8)])
+def test_scores_are_correlation_and_the_structural_similarity_of_torchmetrics(shape: tuple[int, int, int]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    images, triggers = torch.rand(4, 3, *shape, generator=draw), torch.rand(6, 2, *shape, generator=draw)
+    images[0, 0], triggers[2, 0] = 0.5, 0.25
+    changes = triggers - torch.rand(shape, generator=draw)
+    labels = torch.tensor([2, -1])
+    found = expose(Recovered(images, torch.ones(4, 3), 1), Marks(changes, triggers, labels))
+    side = min(shape[1:])
+    window = min(11, side - 1 + side % 2)
+    scores, similar = [], []
+    for key in range(6):
+        best, alike = [], []
+        for mark, shown in enumerate((images[2], images.flatten(0, 1))):
+            pattern = changes[key, mark].flatten().double()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # constant images vary by nothing, which is well defined
+                best.append(max(np.corrcoef(one.flatten().double(), pattern)[0, 1] for one in shown if one.std() > 0))
+                alike.append(
+                    structural_similarity_index_measure(
+                        shown.double(),
+                        triggers[key, mark].double().expand_as(shown).contiguous(),
+                        gaussian_kernel=False,
+                        kernel_size=window,
+                        data_range=1.0,
+                        reduction="none",
+                    ).max()
+                )
+        scores.append(sum(best) / 2)
+        similar.append(float(sum(alike)) / 2)
+    assert found["score"] == pytest.approx(scores[0], abs=1e-9)
+    assert found["ssim"] == pytest.approx(similar[0], abs=1e-9)
+    assert found["null_max"] == pytest.approx(max(scores[1:]), abs=1e-9)
+    assert found["ssim_null_mean"] == pytest.approx(sum(similar[1:]) / 5, abs=1e-9)
+    assert found["p_value"] == sum(score >= scores[0] for score in scores) / 6
+
+
+def test_strangers_with_the_same_mark_have_the_same_score_to_the_last_bit() -> None:
+    """Ties count for the strangers: else one of ten classes of pictures would show a secret that is none."""
+    draw = torch.Generator().manual_seed(0)
+    mark = torch.rand(1, 1, 3, 32, 32, generator=draw)
+    changes = mark.expand(100, 1, 3, 32, 32).clone()
+    images = torch.rand(2, 8, 3, 32, 32, generator=draw)
+    found = expose(Recovered(images, torch.ones(2, 8), 1), Marks(changes, changes, torch.tensor([1])))
+    assert found["p_value"] == found["ssim_p_value"] == 1.0
