@@ -6,8 +6,9 @@ import io
 import json
 import os
 import shutil
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -1062,30 +1063,64 @@ def test_tensorboard_has_the_metrics(logged: Logged) -> None:
 A_KEY = "0123456789abcdef" * 3
 
 
+@pytest.fixture
+def somebody() -> Iterator[str]:
+    """The address of somebody who takes connections."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
 @pytest.mark.parametrize(
     "account",
     [
-        {"WANDB_API_KEY": "abc"},
-        {"WANDB_API_KEY": A_KEY, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_HTTP_TIMEOUT": "1"},
+        {"WANDB_API_KEY": "abc", "WANDB_BASE_URL": "somebody"},
+        {"WANDB_API_KEY": A_KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"},
+        {
+            "WANDB_API_KEY": A_KEY,
+            "WANDB_BASE_URL": "https://wandb.invalid",
+            "https_proxy": "127.0.0.1:9",
+            "no_proxy": "",
+        },
     ],
-    ids=["wrong key", "no network"],
+    ids=["wrong key", "no network", "no proxy"],
 )
 def test_wandb_that_cannot_be_logged_in_to(
-    train: Callable[..., Any], main: Main, small: list[str], runs: Path, tmp_path: Path, account: dict[str, str]
+    train: Callable[..., Any], small: list[str], runs: Path, tmp_path: Path, account: dict[str, str], somebody: str
 ) -> None:
+    account = {name: somebody if value == "somebody" else value for name, value in account.items()}
     options = {"runs": runs, "cwd": tmp_path, "HOME": str(tmp_path / "home"), **account}
-    line = told(train(*small, "logger=wandb", **options), "logger.wandb.mode", runs)
-    assert "mode=offline" in line
+    assert "mode=offline" in told(train(*small, "logger=wandb", **options), "logger.wandb.mode", runs)
+
+
+def test_work_that_is_done_is_told_to_wandb_only_when_that_can_be_reached(
+    train: Callable[..., Any], main: Main, small: list[str], runs: Path, tmp_path: Path
+) -> None:
+    options = {"runs": runs, "cwd": tmp_path, "HOME": str(tmp_path / "home"), "WANDB_API_KEY": A_KEY}
+    options["WANDB_BASE_URL"] = "http://127.0.0.1:9"
     assert main(*small).code == 0
-    if "WANDB_BASE_URL" not in account:  # W&B waits long for a network
-        again = train(*small, "logger=wandb", **options)
-        assert again.code == 1, "a finished run that this logger was not told of is told late: " + str(again)
-        assert "mode=offline" in again.err
+    again = train(*small, "logger=wandb", **options)
+    assert again.code == 1, "a finished run that this logger was not told of is told late: " + str(again)
+    assert "mode=offline" in again.err
     assert train(*small, **options).code == 0, "without the logger there is nothing to log in for"
     (folder,) = runs.iterdir()
     attacked = train(*small, "logger=wandb", "attack=prune", **options)
     assert [line.partition(":")[0] for line in attacked.err.splitlines()] == ["error"], str(attacked)
     assert not (folder / "attacks").exists()
+
+
+def test_wandb_of_ones_own_is_found_where_its_login_wrote_it(
+    train: Callable[..., Any], small: list[str], runs: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    (home / ".config" / "wandb").mkdir(parents=True)
+    (home / ".config" / "wandb" / "settings").write_text("[default]\nbase_url = http://127.0.0.1:9\n")
+    (home / ".netrc").write_text(f"machine 127.0.0.1\n  login user\n  password {A_KEY}\n")
+    (home / ".netrc").chmod(0o600)
+    done = train(*small, "logger=wandb", runs=runs, cwd=tmp_path, HOME=str(home))
+    *wandb_says, line = done.err.splitlines()
+    assert all(said.startswith("wandb: ") for said in wandb_says)
+    assert line.startswith("error: logger.wandb.mode: online, but cannot log in (127.0.0.1: Connection refused); ")
+    assert not runs.exists()
 
 
 @pytest.mark.parametrize("attack", [[], ["attack=prune", "++attack.prune.rates=[0.5]"]])

@@ -6,18 +6,21 @@ import hashlib
 import json
 import netrc
 import os
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
+from urllib.request import getproxies, proxy_bypass
 
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
 from wandb import Settings
 from wandb.errors import Error as WandbError
+from wandb.sdk import wandb_setup
 
 from wmlightning.config import make
 from wmlightning.errors import UserError
@@ -68,7 +71,32 @@ def check_login(loggers: list[Logger]) -> None:
     for logger in loggers:
         if isinstance(logger, WandbLogger) and logger._wandb_init.get("mode") == "online":
             with told("logger.wandb.mode", "online, but cannot log in"):
+                _check_network(_base_url())
                 wandb.login(verify=True)
+
+
+def _base_url() -> str:
+    """Where W&B is: from the environment, or from what ``wandb login --host`` wrote."""
+    return os.environ.get("WANDB_BASE_URL") or str(wandb_setup.singleton().settings.base_url)
+
+
+def _check_network(url: str) -> None:
+    """Refuses a W&B that nobody answers for: W&B's own process tries for many minutes, and this one waits for its end.
+
+    Raises:
+        WandbError: if neither the host nor a proxy that leads to it takes a connection.
+    """
+    there = urlparse(url)
+    proxy = os.environ.get(f"WANDB_{there.scheme.upper()}_PROXY")
+    if proxy is None and not proxy_bypass(there.hostname or ""):
+        proxy = getproxies().get(there.scheme)
+    if proxy:
+        there = urlparse(proxy if "//" in proxy else f"http://{proxy}")
+    try:
+        port = there.port or (443 if there.scheme == "https" else 80)
+        socket.create_connection((there.hostname or "", port), timeout=10).close()
+    except (OSError, ValueError) as error:  # a port may be no number
+        raise WandbError(f"{there.hostname}: {getattr(error, 'strerror', None) or error}") from error
 
 
 @contextmanager
@@ -93,7 +121,7 @@ def has_api_key() -> bool:
     """Whether W&B would find a key in the environment or in the netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    host = urlparse(_base_url()).hostname
     try:
         return host is not None and netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
