@@ -4,6 +4,7 @@
 #   SEEDS="0 1 2"            several seeds
 #   KEYS="paper random"      other keys (conf/experiment/asiaccs2018); fresh noise is tried with WATERMARKS that have noise
 #   ATTACKS=prune,fineprune  other removal attacks (also overwrite)
+#   ATTACKED="paper marks"   keys that all of these are tried on: it is they that take long; others are pruned and inverted
 #   WATERMARKS, DATASETS     a part of the study
 #   ADD=1                    keep what the CSV files tell of seeds, data sets and keys that are not run now
 #   LAUNCHER=basic           one job after the other; without it as many side by side as there are cores
@@ -13,7 +14,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 HERE=experiments/asiaccs2018
 said=
-for name in SCALE SEEDS KEYS ATTACKS WATERMARKS DATASETS ADD LAUNCHER; do
+for name in SCALE SEEDS KEYS ATTACKS ATTACKED WATERMARKS DATASETS ADD LAUNCHER; do
   eval "value=\${$name:-}"
   [ -z "$value" ] || case $value in *" "*) said="$said$name=\"$value\" " ;; *) said="$said$name=$value " ;; esac
 done
@@ -23,18 +24,19 @@ SEEDS=${SEEDS:-0}
 WATERMARKS=${WATERMARKS:-noise,content,unrelated}
 KEYS=${KEYS:-fresh paper negatives marks}
 ATTACKS=${ATTACKS:-prune,finetune}
+ATTACKED=${ATTACKED:-paper marks random}
 STORE=${STORE:-runs/asiaccs2018-$SCALE}
-TASK= ATTACK=
+TASK= ATTACK= TUNE=
 case $SCALE in
   tiny) all=procedural
     TASK="++dataset.source.n_train=1200 ++dataset.source.n_test=600 trainer.max_epochs=2"
-    ATTACK="++attack.finetune.epochs=1 ++attack.finetune.learning_rates=[0.01,0.1] ++attack.inversion.steps=20
-      judge.n_strangers=9" ;;
-  smoke) all=mnist5k ATTACK="++attack.finetune.learning_rates=[0.01,0.03,0.1]" ;;
+    ATTACK="++attack.inversion.steps=20 judge.n_strangers=9"
+    TUNE="++attack.finetune.epochs=1 ++attack.finetune.learning_rates=[0.01,0.1]" ;;
+  smoke) all=mnist5k TUNE="++attack.finetune.learning_rates=[0.01,0.03,0.1]" ;;
   paper) all=cifar10,mnist ;; # the long ones first: side by side, the short ones fill the gaps
   *) echo "SCALE=$SCALE is unknown: tiny, smoke or paper" >&2; exit 1 ;;
 esac
-case $ATTACKS in *overwrite*) ATTACK="$ATTACK attack.overwrite.learning_rates=[0.01,0.03]" ;; esac
+case $ATTACKS in *overwrite*) TUNE="$TUNE attack.overwrite.learning_rates=[0.01,0.03]" ;; esac
 OUT=${OUT:-$( [ "$SCALE" = paper ] && echo "$HERE" || echo "$STORE/results" )}
 seeds=$(echo $SEEDS | tr ' ' ',')
 started=$(date +%s)
@@ -44,16 +46,21 @@ train() { # shellcheck disable=SC2086 (options are words)
   "$PYTHON" train.py -m "dataset=${DATASETS:-$all}" "seed=$seeds" "runs_dir=$STORE" "group=asiaccs2018-$SCALE" $TASK \
     "hydra/launcher=${LAUNCHER:-joblib}" ${LOGGER:+logger=$LOGGER} "$@"
 }
-first=asiaccs2018/unmarked marked=
+first=asiaccs2018/unmarked attacked= others=
 for key in $KEYS; do
   case $key in
     fresh) case $WATERMARKS in *noise*) first=$first,asiaccs2018/fresh ;; esac ;;
-    *) marked=$marked,asiaccs2018/$key ;;
+    *) case " $ATTACKED " in
+      *" $key "*) attacked=$attacked,asiaccs2018/$key ;;
+      *) others=$others,asiaccs2018/$key ;;
+    esac ;;
   esac
 done
 train "experiment=$first"
 # shellcheck disable=SC2086
-[ -z "$marked" ] || train "watermark=$WATERMARKS" "experiment=${marked#,}" "attack=[$ATTACKS,inversion]" $ATTACK
+[ -z "$others" ] || train "watermark=$WATERMARKS" "experiment=${others#,}" "attack=[prune,inversion]" $ATTACK
+# shellcheck disable=SC2086
+[ -z "$attacked" ] || train "watermark=$WATERMARKS" "experiment=${attacked#,}" "attack=[$ATTACKS,inversion]" $ATTACK $TUNE
 mkdir -p "$OUT" "$STORE/results"
 asked="$STORE/results/verification.csv"
 # shellcheck disable=SC2086

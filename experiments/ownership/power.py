@@ -10,22 +10,22 @@ side by side, one on each core.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
+import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import workers
 from asking import Claim, Held, key_name, marked_runs, put, service, twins_of
 from torch import nn
 
 from wmlightning import load_run
-from wmlightning.apart import end_with_parent
 from wmlightning.files import write_bytes
 from wmlightning.ownership.questions import DecoyKeys, Question, Terms
 from wmlightning.ownership.suspects.base import Suspect
@@ -74,13 +74,13 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=HERE.parents[1] / "runs" / "embedding")
     parser.add_argument("--out", type=Path, default=HERE / "power.csv")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="models asked side by side")
+    parser.add_argument("--jobs", type=int, help="models asked side by side; without it as many as there are cores")
     options = parser.parse_args()
     frame = known(options.out)
     done = set(frame[ABOUT].itertuples(index=False, name=None))
     marked = marked_runs(options.runs, options.seeds)
     write_bytes(options.out, frame.to_csv(index=False).encode())
-    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), _begin) as pool:
+    with workers.pool(options.jobs) as pool:
         asked = [pool.submit(_ask, one, twins_of(one, options.runs), done) for one in marked]
         for one in as_completed(asked):
             if rows := one.result():
@@ -95,12 +95,6 @@ def known(out: Path) -> pd.DataFrame:
     frame = pd.read_csv(out) if out.exists() else pd.DataFrame()
     frame = frame.reindex(columns=COLUMNS)
     return frame[frame.asked_as == ASKED_AS]
-
-
-def _begin() -> None:
-    """A worker: one of several, that ends when this program is killed."""
-    end_with_parent()
-    torch.set_num_threads(1)
 
 
 def _ask(folder: Path, unmarked: list[Path], done: set[tuple[str, str, float]]) -> list[dict[str, Any]]:
