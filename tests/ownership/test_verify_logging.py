@@ -186,6 +186,17 @@ def test_a_mistake_in_the_logger_is_told_before_anything_is_asked(place: Path) -
     assert not (place / "never").exists()
 
 
+def test_wandb_that_cannot_be_reached_is_told_before_anything_is_asked(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef" * 3)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"^logger\.wandb\.mode: online, but cannot log in .*; .* or mode=offline"):
+        verify(config(place, "unreachable", "logger=wandb"))
+    assert not (place / "unreachable").exists()
+    assert not list((place / "key-for-unreachable").glob("*.spent.json"))
+
+
 def test_a_logger_that_fails_costs_no_verdict(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: Any) -> None:
         raise wandb.errors.CommError("the server is away")

@@ -14,7 +14,7 @@ from wmlightning.config import plain, setting
 from wmlightning.data.source import Source
 from wmlightning.errors import UserError
 from wmlightning.files import check_writable
-from wmlightning.loggers import log_verdict, make_loggers
+from wmlightning.loggers import check_login, log_verdict, make_loggers
 from wmlightning.ownership.age import age_of
 from wmlightning.ownership.asking import Claim, ask
 from wmlightning.ownership.choice import triggers_of
@@ -63,6 +63,7 @@ def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> lis
     claim = Claim(key, maker, age, terms, options["alpha"], innocents, several, options["show_triggers"], spent)
     triggers, true = triggers_of(key, maker, options["triggers"])
     dealer = Dealer(key.commitment(), maker, triggers, true, terms, spent)
+    check_login([logger for ours in loggers for logger in ours])
     shares = dealer.deal(folders, _names(suspects))
     found = []
     for suspect, share, out in zip(suspects, shares, folders, strict=True):
