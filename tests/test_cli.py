@@ -1081,8 +1081,9 @@ def somebody() -> Iterator[str]:
             "https_proxy": "127.0.0.1:9",
             "no_proxy": "",
         },
+        {"WANDB_API_KEY": A_KEY, "WANDB_BASE_URL": "http://["},
     ],
-    ids=["wrong key", "no network", "no proxy"],
+    ids=["wrong key", "no network", "no proxy", "no address"],
 )
 def test_wandb_that_cannot_be_logged_in_to(
     train: Callable[..., Any], small: list[str], runs: Path, tmp_path: Path, account: dict[str, str], somebody: str

@@ -86,17 +86,20 @@ def _check_network(url: str) -> None:
     Raises:
         WandbError: if neither the host nor a proxy that leads to it takes a connection.
     """
-    there = urlparse(url)
-    proxy = os.environ.get(f"WANDB_{there.scheme.upper()}_PROXY")
-    if proxy is None and not proxy_bypass(there.hostname or ""):
-        proxy = getproxies().get(there.scheme)
-    if proxy:
-        there = urlparse(proxy if "//" in proxy else f"http://{proxy}")
     try:
-        port = there.port or (443 if there.scheme == "https" else 80)
-        socket.create_connection((there.hostname or "", port), timeout=10).close()
-    except (OSError, ValueError) as error:  # a port may be no number
-        raise WandbError(f"{there.hostname}: {getattr(error, 'strerror', None) or error}") from error
+        there = urlparse(url)
+        proxy = os.environ.get(f"WANDB_{there.scheme.upper()}_PROXY")
+        if proxy is None and not proxy_bypass(there.hostname or ""):
+            proxy = getproxies().get(there.scheme)
+        if proxy:
+            there = urlparse(proxy if "//" in proxy else f"http://{proxy}")
+        host, port = there.hostname or "", there.port or (443 if there.scheme == "https" else 80)
+    except ValueError:  # whose words may show a proxy's password
+        raise WandbError("its address, or that of the proxy, is none") from None
+    try:
+        socket.create_connection((host, port), timeout=10).close()
+    except (OSError, UnicodeError) as error:
+        raise WandbError(f"{host}: {getattr(error, 'strerror', None) or error}") from error
 
 
 @contextmanager
@@ -121,10 +124,10 @@ def has_api_key() -> bool:
     """Whether W&B would find a key in the environment or in the netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlparse(_base_url()).hostname
     try:
+        host = urlparse(_base_url()).hostname
         return host is not None and netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
+    except (OSError, ValueError, netrc.NetrcParseError):
         return False
 
 
