@@ -7,6 +7,9 @@ settings that a run of ours makes (`wmlightning/allocator.py`). Against both: ou
 the accuracy callback, the resume point and the CSV logger on, without and with a watermark. Rounds take turns; a
 round is one epoch; medians of rounds are compared. Peak memory is that of a process of its own for each side. The
 images are random: speed does not depend on what they show.
+
+``--device cuda`` compares on a GPU. There the bare loops hold all images on the GPU, where ours keeps them in the
+machine's own memory and sends each batch; peak memory is the GPU's.
 """
 
 from __future__ import annotations
@@ -102,38 +105,47 @@ BATCH = 128
 class Bare:
     """The baseline."""
 
-    def __init__(self, case: Case, source: RandomImages, precision: str) -> None:
-        self.images, self.labels = source.read("train")
+    def __init__(self, case: Case, source: RandomImages, precision: str, device: str) -> None:
+        self.device = torch.device(device)
+        self.images, self.labels = (part.to(self.device) for part in source.read("train"))
         self.case = case
-        self.net = case.net().to(memory_format=torch.channels_last)
+        self.net = case.net().to(self.device, memory_format=torch.channels_last)
         self.optimizer = case.optimizer(self.net.parameters())
         self.bf16 = precision == "bf16-mixed"
-        self.draw = torch.Generator().manual_seed(0)
+        self.draw = torch.Generator(self.device).manual_seed(0)
 
     def epoch(self) -> float:
         """Trains one epoch; images a second."""
         started = time.perf_counter()
         self.net.train()
-        keep = torch.zeros(BATCH, dtype=torch.bool)
+        keep = torch.zeros(BATCH, dtype=torch.bool, device=self.device)
         n = len(self.images) // BATCH
-        for index in torch.randperm(len(self.images), generator=self.draw)[: n * BATCH].view(n, BATCH):
+        order = torch.randperm(len(self.images), generator=self.draw, device=self.device)
+        for index in order[: n * BATCH].view(n, BATCH):
             images = self.case.augment(self.images[index], keep, self.draw).float().div_(255)
             images = images.contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 loss = cross_entropy(self.net(images), self.labels[index], label_smoothing=self.case.smoothing)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
+        _wait(self.device)
         return n * BATCH / (time.perf_counter() - started)
+
+
+def _wait(device: torch.device) -> None:
+    """A GPU works on while the processor has gone ahead."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 class Elsewhere:
     """The baseline in a process of its own, which knows nothing of our settings."""
 
-    def __init__(self, name: str, n: int, precision: str) -> None:
+    def __init__(self, name: str, n: int, precision: str, device: str) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, name, n, precision), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, name, n, precision, device), daemon=True)
         self.process.start()
 
     def epoch(self) -> float:
@@ -143,8 +155,8 @@ class Elsewhere:
         return speed
 
 
-def _serve(pipe: Connection, name: str, n: int, precision: str) -> None:
-    bare = Bare(CASES[name], RandomImages(CASES[name].shape, n), precision)
+def _serve(pipe: Connection, name: str, n: int, precision: str, device: str) -> None:
+    bare = Bare(CASES[name], RandomImages(CASES[name].shape, n), precision, device)
     while pipe.recv():
         pipe.send(bare.epoch())
 
@@ -160,13 +172,14 @@ class Clock(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stops."""
+        _wait(pl_module.device)
         self.seconds = time.perf_counter() - self.started
 
 
 class Ours:
     """wmlightning, with or without a watermark."""
 
-    def __init__(self, case: Case, source: RandomImages, precision: str, watermark: bool) -> None:
+    def __init__(self, case: Case, source: RandomImages, precision: str, device: str, watermark: bool) -> None:
         roles = assign_roles(source.labels("train"), source.labels("test"), 0, 0.001)
         triggers, watched = no_triggers(source.shape), {}
         if watermark:
@@ -185,6 +198,7 @@ class Ours:
         optimisation = Optimisation(case.optimizer, None, case.smoothing)
         self.module = Classifier(case.net(), optimisation, channels_last=True)
         self.precision = precision
+        self.device = device
         self.n_images = len(roles.train) + len(triggers.merged())
 
     def epoch(self) -> float:
@@ -192,7 +206,7 @@ class Ours:
         clock = Clock()
         with tempfile.TemporaryDirectory() as folder:
             trainer = L.Trainer(
-                accelerator="cpu",
+                accelerator=self.device,
                 max_epochs=1,
                 precision=self.precision,  # type: ignore[arg-type]
                 logger=CSVLogger(folder),
@@ -216,30 +230,33 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=12800, help="images of an epoch (four times as many for MNIST)")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--case", default="", help="MNIST or CIFAR alone")
     parser.add_argument("--memory-of", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     calm_lightning()
-    precision = resolve_precision(options.precision, "cpu")
+    precision = resolve_precision(options.precision, options.device)
     if options.memory_of:
-        _print_memory(*options.memory_of, precision)
+        _print_memory(*options.memory_of, precision, options.device)
         return
-    print(f"{torch.get_num_threads()} threads, {precision}, batch {BATCH}, {options.rounds} rounds each, images/s")
+    machine = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"{machine}, {precision}, batch {BATCH}, {options.rounds} rounds each, images/s")
     for name, case in CASES.items():
         if not name.startswith(options.case):
             continue
-        _compare(name, case, precision, options.rounds, options.images * (4 if "MNIST" in name else 1))
-        _compare_memory(name, case)
+        n = options.images * (4 if "MNIST" in name else 1)
+        _compare(name, case, precision, options.device, options.rounds, n)
+        _compare_memory(name, case, options.device)
 
 
-def _compare(name: str, case: Case, precision: str, rounds: int, n: int) -> None:
+def _compare(name: str, case: Case, precision: str, device: str, rounds: int, n: int) -> None:
     source = RandomImages(case.shape, n)
     keep_freed_memory()
     sides = {
-        "bare loop": Elsewhere(name, n, precision),
-        "bare loop, our allocator settings": Bare(case, source, precision),
-        "wmlightning, no watermark": Ours(case, source, precision, watermark=False),
-        "wmlightning, noise watermark": Ours(case, source, precision, watermark=True),
+        "bare loop": Elsewhere(name, n, precision, device),
+        "bare loop, our allocator settings": Bare(case, source, precision, device),
+        "wmlightning, no watermark": Ours(case, source, precision, device, watermark=False),
+        "wmlightning, noise watermark": Ours(case, source, precision, device, watermark=True),
     }
     speeds: dict[str, list[float]] = {side: [] for side in sides}
     for turn in range(rounds + 1):
@@ -262,10 +279,10 @@ def _compare(name: str, case: Case, precision: str, rounds: int, n: int) -> None
     print(f"  watermarking: {100 * images:.1f} % more images, {100 * seconds:+.1f} % time")
 
 
-def _compare_memory(name: str, case: Case) -> None:
+def _compare_memory(name: str, case: Case, device: str) -> None:
     peaks = {}
     for side in ("nothing", "bare", "ours"):
-        command = [sys.executable, __file__, "--memory-of", name, side]
+        command = [sys.executable, __file__, "--memory-of", name, side, "--device", device]
         peaks[side] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
     n_bytes = 50_000 * case.shape[0] * case.shape[1] * case.shape[2] / 2**20
     bare, ours = ((peaks[side] - peaks["nothing"]) / 1024 for side in ("bare", "ours"))
@@ -276,18 +293,18 @@ def _compare_memory(name: str, case: Case) -> None:
     )
 
 
-def _print_memory(name: str, side: str, precision: str) -> None:
+def _print_memory(name: str, side: str, precision: str, device: str) -> None:
     case = CASES[name]
     if side == "ours":
         keep_freed_memory()
     source = RandomImages(case.shape, 50_000)
     runner = {
         "nothing": lambda: None,
-        "bare": lambda: Bare(case, source, precision).epoch(),
-        "ours": lambda: Ours(case, source, precision, watermark=True).epoch(),
+        "bare": lambda: Bare(case, source, precision, device).epoch(),
+        "ours": lambda: Ours(case, source, precision, device, watermark=True).epoch(),
     }[side]
     runner()
-    print(_peak_kib())
+    print(torch.cuda.max_memory_allocated() // 1024 if device == "cuda" else _peak_kib())
 
 
 def _peak_kib() -> int:
