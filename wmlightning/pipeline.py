@@ -18,11 +18,11 @@ from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from safetensors.torch import save
-from torch import nn
 
 from wmlightning.allocator import keep_freed_memory
 from wmlightning.attacks.execution import Scene, carry_out, plain_weights
 from wmlightning.attacks.planning import Assault, Victim, intend, plan
+from wmlightning.attacks.twin import Twin
 from wmlightning.callbacks import resume
 from wmlightning.callbacks.accuracy import Accuracies
 from wmlightning.callbacks.guard import AccuracyGuard
@@ -160,7 +160,7 @@ def carry_out_all(assaults: list[Assault], job: Job, may_train: bool) -> dict[st
     Returns:
         The last attack's card.
     """
-    scene = functools.cache(lambda: Scene(job, job.net, lambda: unmarked_network(job, may_train)))
+    scene = functools.cache(lambda: Scene(job, job.net, lambda: unmarked_twin(job, may_train)))
     cards = []
     for assault in assaults:
         loggers = make_loggers(job.cfg, assault.folder, f"{assault.victim.name}/{assault.name}", "attack")
@@ -173,8 +173,8 @@ def carry_out_all(assaults: list[Assault], job: Job, may_train: bool) -> dict[st
     return cards[-1]
 
 
-def unmarked_network(job: Job, may_train: bool) -> nn.Module | None:
-    """The network before it was marked: what the training began from, or what ``watermark=none`` trains from scratch.
+def unmarked_twin(job: Job, may_train: bool) -> Twin | None:
+    """The model before it was marked: what the training began from, or what ``watermark=none`` trains from scratch.
 
     ``None`` where there is none.
     """
@@ -183,7 +183,7 @@ def unmarked_network(job: Job, may_train: bool) -> nn.Module | None:
     if job.start is not None:
         before = copy.deepcopy(job.net)
         load_weights(before, job.start.weights, "start")
-        return before
+        return Twin(before, None)
     cfg = job.cfg.copy()
     OmegaConf.set_struct(cfg, False)
     cfg.watermark, cfg.key = unmarked_config(), None
@@ -196,7 +196,7 @@ def unmarked_network(job: Job, may_train: bool) -> nn.Module | None:
         Console().print(f"the unmarked model to compare with: {twin.name}")
         _train_alone(twin, Training(twin), force=False)
     load_weights(twin.net, twin.folder / WEIGHTS)
-    return twin.net
+    return Twin(twin.net, twin.folder if may_train else None)
 
 
 def _train_alone(job: Job, training: Training, force: bool) -> dict[str, Any]:

@@ -34,8 +34,12 @@ def copied(victim_folder: Path, runs: Path) -> Path:
 
 
 def card_of(folder: Path, attack: str = "prune") -> dict[str, Any]:
-    (path,) = folder.glob(f"attacks/{attack}-*/card.json")
-    return json.loads(path.read_text())  # type: ignore[no-any-return]
+    (card,) = cards_of(folder, attack)
+    return card
+
+
+def cards_of(folder: Path, attack: str) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in folder.glob(f"attacks/{attack}-*/card.json")]
 
 
 def metrics(card: dict[str, Any]) -> list[dict[str, float]]:
@@ -87,6 +91,34 @@ def test_unmarked_model_is_trained_once_to_compare_with(main: Command, copied: P
     names = sorted(path.parent.name for path in runs.glob("*/card.json"))
     assert [name.split("-")[1] for name in names] == ["noise", "none"]
     assert "trained before" in main(*TASK, "watermark=none").out, "the twin is the model that watermark=none trains"
+
+
+def test_unmarked_model_is_attacked_once(main: Command, copied: Path, runs: Path) -> None:
+    """What the attack recovers from it is kept for the next watermark, and is the same as if it were done again."""
+    short = ("attack=inversion", "attack.inversion.steps=3", "attack.inversion.restarts=1", "judge.unmarked=true")
+    assert main(*TASK, *short).code == 0
+    (kept,) = runs.glob("*/recovered/*.safetensors")
+    assert "-none-" in kept.parents[1].name
+    first, whole = card_of(copied, "inversion")["findings"], kept.read_bytes()
+
+    parts = load_file(kept)
+    save_file({**parts, "images": 1 - parts["images"]}, kept)
+    assert main(*TASK, *short, "judge.n_strangers=50").code == 0, "another judge: the attack is done again"
+    taken = next(c for c in cards_of(copied, "inversion") if c["findings"]["n_null"] == 50)
+    assert taken["findings"]["twin"]["score"] == pytest.approx(-first["twin"]["score"]), "what is kept was not taken"
+    assert taken["findings"]["score"] == first["score"]
+
+    kept.write_bytes(whole[: len(whole) // 2])
+    assert main(*TASK, *short, "judge.n_strangers=51").code == 0
+    again = next(c for c in cards_of(copied, "inversion") if c["findings"]["n_null"] == 51)
+    assert again["findings"]["twin"]["score"] == first["twin"]["score"]
+    assert kept.read_bytes() == whole
+
+    save_file({**parts, "images": 1 - parts["images"]}, kept)
+    assert main(*TASK, *short, "force=true").code == 0
+    assert kept.read_bytes() == whole, "force does it again"
+    assert main(*TASK, *short, "attack.inversion.steps=4").code == 0
+    assert len(list(kept.parent.iterdir())) == 2, "another attack finds something else"
 
 
 # -- victims from elsewhere ------------------------------------------------------------------------------------------

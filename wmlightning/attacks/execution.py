@@ -21,6 +21,7 @@ from wmlightning.attacks.claims import hear_all
 from wmlightning.attacks.exposure import Marks, expose, picture
 from wmlightning.attacks.judge import Judge, digest
 from wmlightning.attacks.planning import Assault
+from wmlightning.attacks.twin import Twin, recover
 from wmlightning.config import plain
 from wmlightning.data.batches import Loading
 from wmlightning.data.decoding import fit_images
@@ -37,10 +38,10 @@ class Scene:
     Args:
         job: the victim's.
         network: the victim's, with its weights; floats in [0, 1] to logits.
-        unmarked: gives the unmarked model's network, or ``None`` where there is none to compare with.
+        unmarked: gives the unmarked model, or ``None`` where there is none to compare with.
     """
 
-    def __init__(self, job: Job, network: nn.Module, unmarked: Callable[[], nn.Module | None]) -> None:
+    def __init__(self, job: Job, network: nn.Module, unmarked: Callable[[], Twin | None]) -> None:
         self.job = job
         self.unmarked = unmarked
         autocast = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(job.precision)
@@ -102,7 +103,7 @@ def carry_out(assault: Assault, scene: Callable[[], Scene], force: bool) -> tupl
             elif isinstance(assault.attack, ClaimAttack):
                 found = hear_all(assault.attack, stolen, here.network)
             else:
-                found = _detect(assault, assault.attack, here, stolen)
+                found = _detect(assault, assault.attack, here, stolen, force)
         if digest(here.network) != before:
             raise RuntimeError(f"attack {assault.name} changed its victim: it must work on copies")
         card = {**_card(assault, here, n_images), **found}
@@ -161,12 +162,14 @@ def _headline(rows: list[dict[str, Any]], victim: dict[str, float]) -> dict[str,
     return {**best["metrics"], "attack/strength": best["strength"], "attack/epochs": best["epochs"]}
 
 
-def _detect(assault: Assault, attack: DetectionAttack, scene: Scene, stolen: Stolen) -> dict[str, Any]:
+def _detect(assault: Assault, attack: DetectionAttack, scene: Scene, stolen: Stolen, force: bool) -> dict[str, Any]:
     started = time.monotonic()
     recovered = attack.run(stolen)
     seconds = time.monotonic() - started
-    unmarked = scene.unmarked()
-    twin = attack.run(scene.stolen(assault, unmarked)) if unmarked is not None else None
+    unmarked, twin = scene.unmarked(), None
+    if unmarked is not None:
+        stolen = scene.stolen(assault, unmarked.network)
+        twin = recover(attack, assault.identity["attack"], stolen, unmarked.folder, force)
     started = time.monotonic()
     findings: dict[str, Any] = {"picture": PICTURE, "steps": recovered.steps, "twin": None}
     if scene.job.maker is not None:
