@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import string
 from collections.abc import Sequence
 from pathlib import Path
@@ -162,10 +163,15 @@ def _glyphs(text: str) -> Tensor:
 
     A bitmap font has the same pixels everywhere; outlines depend on the version of the font renderer.
     """
-    mask = ImageFont.load_default_imagefont().getmask(text)
+    mask = _font().getmask(text)
     pixels = torch.tensor(list(mask), dtype=torch.uint8).view(mask.size[1], mask.size[0]) > 0
     rows, columns = pixels.any(1).nonzero().flatten(), pixels.any(0).nonzero().flatten()
     return pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+@functools.cache
+def _font() -> ImageFont.ImageFont:
+    return ImageFont.load_default_imagefont()
 
 
 def _read_logo(path: Path) -> Image.Image:

@@ -5,6 +5,7 @@ Planning needs labels only, so that a mistake is found before an image is read; 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -197,10 +198,14 @@ class TriggerMaker:
     def _of_stranger(self, mark: Mark, which: Tensor, ours: Tensor) -> Tensor:
         """New triggers with a stranger's mark at the places ``which`` of the key's; the key's mark is at ``ours``."""
         if isinstance(self.watermark, MarkingWatermark):
-            chosen = self._drawn("test", self.roles.judge, self._n_new(), "new")[which]
-            return self.watermark.apply(self.source.images("test", chosen), mark, "new")
+            return self.watermark.apply(self.source.images("test", self._marked_anew[which]), mark, "new")
         n, k = self._share(self.scheme.n_new or self.n, mark.index), self.scheme.n_marks
         return self.watermark.picked(torch.searchsorted(ours, which), n, mark, k, True, self.source.shape)
+
+    @functools.cached_property
+    def _marked_anew(self) -> Tensor:
+        """Which test images new triggers are made of: asked for by each of thousands of strangers."""
+        return self._drawn("test", self.roles.judge, self._n_new(), "new")
 
     def truth(self, name: Literal["trained", "new"]) -> Tensor:
         """True classes of the task's images that triggers were made of: int64 ``(n,)``."""
