@@ -23,11 +23,15 @@ $(DONE): pyproject.toml
 train: setup
 	$(BIN)/python train.py $(ARGS)
 
+# JOBS files of tests side by side: each takes a core, and 1 to 2 GB of memory. JOBS=0: in one process, for a debugger.
+JOBS ?= 2
+PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-all: setup
-	$(BIN)/python -m pytest -m 'slow or not slow' $(ARGS)
+	$(PYTEST) -m 'slow or not slow' $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

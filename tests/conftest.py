@@ -16,6 +16,9 @@ from omegaconf import DictConfig
 
 REPO = Path(__file__).resolve().parents[1]
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # read when torch is imported: processes side by side share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -54,6 +54,7 @@ def tables(folder: Path) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_ends_with_the_same_tables(tmp_path: Path) -> None:
     log, draw = tmp_path / "log", random.Random(0)
     seconds = finish(tmp_path / "whole", log)

@@ -428,5 +428,6 @@ def calm_lightning() -> None:
         ".*smaller than the logging interval.*",
         ".*logs directory .* exists and is not empty.*",  # resumed: the epochs before are logged again
         ".*LeafSpec.*",
+        ".*GPU available but not used.*",  # trainer=cpu was asked for
     ):
         warnings.filterwarnings("ignore", message)

@@ -212,6 +212,7 @@ class Recorded:
         self._file: Transcript | None = None
         self._met = False
         self._sent: Counter[str] = Counter()
+        self._queries = 0  # their total, which is asked for with each batch
         self._answers: dict[str, Answer] = {}
         self._span: tuple[str, str] | None = None
         self._before = 0
@@ -230,7 +231,7 @@ class Recorded:
         if self.path is not None:
             self._file = Transcript(self.path, self.suspect.identity(), self.suspect.private())
             self._sent, self._answers, self._span = self._file.sent, self._file.answers, self._file.span
-        self._before = self.queries
+        self._before = self._queries = self._sent.total()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -254,7 +255,7 @@ class Recorded:
     @property
     def queries(self) -> int:
         """Images that left so far, retries and earlier runs included."""
-        return self._sent.total()
+        return self._queries
 
     @property
     def contacted(self) -> bool:
@@ -385,6 +386,7 @@ class Recorded:
             if n and self._file is not None:
                 self._file.write([{"sent": list(digests[:n]), "attempt": attempt, "time": _now()}])
             self._sent.update(digests[:n])
+            self._queries += n
             return n
 
     def refund(self, digests: Sequence[str]) -> None:
@@ -393,6 +395,7 @@ class Recorded:
             if self._file is not None:
                 self._file.write([{"unsent": list(digests), "time": _now()}])
             self._sent.subtract(digests)
+            self._queries -= len(digests)
 
 
 class _Ledger:
