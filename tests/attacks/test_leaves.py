@@ -213,6 +213,7 @@ def test_restarts_are_batched_without_touching_each_other(smoothness: str) -> No
         ("finetune", "attacker.data=nothing", "attacker.data"),
         ("finetune", "attacker.data=mnist5k", "attack.finetune.labels"),
         ("finetune", "judge.n_strangers=0", "judge.n_strangers"),
+        ("inversion", "judge.n_strangers=1000000000", "judge.n_strangers"),
         ("finetune", "judge.keep_surrogates=2", "judge.keep_surrogates"),
         ("finetune", "attack.finetune._target_=torch.nn.Linear", "attack.finetune"),
         ("finetune", "++attack.invrsion.steps=2", "attack.invrsion"),

@@ -104,7 +104,7 @@ def intend(cfg: DictConfig, source: Source, network: nn.Module) -> list[Intent]:
         UserError: for a mistake in ``attack``, ``attacker`` or ``judge``.
     """
     setting(cfg.attacker.seed, "attacker.seed", int, 0, 2**63 - 1)
-    setting(cfg.judge.n_strangers, "judge.n_strangers", int, 1)
+    setting(cfg.judge.n_strangers, "judge.n_strangers", int, 1, 9_999)  # all are drawn and held at once
     if cfg.attacker.n is not None:
         setting(cfg.attacker.n, "attacker.n", int, 2)
     for name in ("unmarked", "keep_surrogates"):
