@@ -11,8 +11,8 @@ import torch
 
 from tests.helpers import job_of
 from wmlightning.errors import UserError
-from wmlightning.pipeline import Training
 from wmlightning.trainer import check_batches
+from wmlightning.training import Training
 
 Outcome = Any
 

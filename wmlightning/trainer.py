@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -200,3 +202,19 @@ def check_batches(trainer: L.Trainer, data: WatermarkData) -> None:
     if counted and isinstance(every, int) and every > n:
         right = f"at most {n}, a share such as 0.5, or with check_val_every_n_epoch=null"
         raise UserError("trainer.val_check_interval", f"every {every} of {n} batches", right)
+
+
+def calm_lightning() -> None:
+    """Keeps what a user can do nothing about off the screen."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # trainer.profiler=simple asks for it
+    for message in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists.*",
+        ".*smaller than the logging interval.*",
+        ".*logs directory .* exists and is not empty.*",  # resumed: the epochs before are logged again
+        ".*LeafSpec.*",
+        ".*GPU available but not used.*",  # trainer=cpu was asked for
+    ):
+        warnings.filterwarnings("ignore", message)

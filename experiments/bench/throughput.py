@@ -42,9 +42,9 @@ from wmlightning.data.source import MemorySource, Split
 from wmlightning.data.splits import assign_roles
 from wmlightning.models.classifier import Classifier, Optimisation
 from wmlightning.models.networks import Normalized, ResNet9, SmallCNN
-from wmlightning.pipeline import calm_lightning
 from wmlightning.precision import resolve_precision
 from wmlightning.secret import Secret
+from wmlightning.trainer import calm_lightning
 from wmlightning.unprofiled import Unprofiled
 from wmlightning.watermarks.noise import Noise
 from wmlightning.watermarks.scheme import Scheme, choose_labels

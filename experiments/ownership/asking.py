@@ -15,11 +15,11 @@ from wmlightning.ownership.choice import choose, triggers_of
 from wmlightning.ownership.interview import Interview
 from wmlightning.ownership.key import Key, make_key
 from wmlightning.ownership.questions import Question, Terms
+from wmlightning.ownership.recorded import Recorded
 from wmlightning.ownership.statistics.result import TestResult
 from wmlightning.ownership.suspects.base import Suspect
 from wmlightning.ownership.suspects.local import LocalSuspect
 from wmlightning.ownership.suspects.network import arithmetic_of
-from wmlightning.ownership.transcript import Recorded
 from wmlightning.results.card import read_card
 from wmlightning.secret import Secret
 from wmlightning.store import Run

@@ -14,8 +14,8 @@ from wmlightning.errors import UserError
 from wmlightning.ownership.choice import choose
 from wmlightning.ownership.interview import Interview
 from wmlightning.ownership.questions import DecoyKeys, Question, Terms
+from wmlightning.ownership.recorded import Recorded
 from wmlightning.ownership.suspects.base import Answer
-from wmlightning.ownership.transcript import Recorded
 from wmlightning.secret import Secret
 from wmlightning.watermarks.triggers import TriggerMaker
 from wmlightning.watermarks.unrelated import Unrelated

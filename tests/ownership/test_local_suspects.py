@@ -19,6 +19,7 @@ from tests.helpers import random_images
 from wmlightning.config import make
 from wmlightning.errors import UserError
 from wmlightning.models.networks import Normalized
+from wmlightning.ownership.recorded import Recorded
 from wmlightning.ownership.suspects.base import Suspect
 from wmlightning.ownership.suspects.function import Function
 from wmlightning.ownership.suspects.http import Http
@@ -27,7 +28,6 @@ from wmlightning.ownership.suspects.oip import Oip
 from wmlightning.ownership.suspects.onnx import Onnx
 from wmlightning.ownership.suspects.pixels import Pixels
 from wmlightning.ownership.suspects.torchscript import TorchScript
-from wmlightning.ownership.transcript import Recorded
 from wmlightning.store import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:FutureWarning")

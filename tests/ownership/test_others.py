@@ -23,10 +23,10 @@ import torch
 
 from tests.ownership.services import SHAPE, K, images, labels, quick
 from wmlightning.errors import UserError
+from wmlightning.ownership.recorded import Recorded
 from wmlightning.ownership.suspects.network import Network
 from wmlightning.ownership.suspects.oip import Oip
 from wmlightning.ownership.suspects.pixels import Pixels
-from wmlightning.ownership.transcript import Recorded
 from wmlightning.store import Run
 
 pytestmark = pytest.mark.slow

@@ -16,9 +16,9 @@ from wmlightning.data.batches import ImageSet
 from wmlightning.errors import UserError
 from wmlightning.ownership.interview import Interview
 from wmlightning.ownership.questions import DecoyKeys, IndependentLabels, Question, SeveralMarks, Terms
+from wmlightning.ownership.recorded import Recorded
 from wmlightning.ownership.statistics.result import TestResult
 from wmlightning.ownership.suspects.base import Answer, Suspect, missing
-from wmlightning.ownership.transcript import Recorded
 
 Answers = Callable[[torch.Tensor], torch.Tensor]
 AT_ONCE = Terms(0.001, 1000, 100_000, sequential=False)

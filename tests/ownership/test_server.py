@@ -25,11 +25,11 @@ from tests.helpers import few, random_images
 from tests.ownership.services import quick
 from wmlightning.errors import UserError
 from wmlightning.ownership.protocol import Refused, read_question
+from wmlightning.ownership.recorded import Recorded
 from wmlightning.ownership.suspects.json_api import JsonApi
 from wmlightning.ownership.suspects.network import Network, run_shape
 from wmlightning.ownership.suspects.oip import Oip
 from wmlightning.ownership.suspects.pixels import Pixels
-from wmlightning.ownership.transcript import Recorded
 from wmlightning.store import Run
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")

@@ -36,8 +36,9 @@ from tests.ownership.services import (
     serving,
 )
 from wmlightning.errors import UserError
+from wmlightning.ownership.recorded import Recorded
 from wmlightning.ownership.suspects.base import Answer, Suspect, Unreachable
-from wmlightning.ownership.transcript import Recorded, image_digest, planned
+from wmlightning.ownership.transcript import image_digest, planned
 
 
 class Honest(Suspect):

@@ -14,7 +14,7 @@ from tests.ownership.services import SHAPE, K, Service, images, oip_service, ser
 from tests.ownership.test_local_suspects import composed
 from wmlightning.config import make
 from wmlightning.errors import UserError
-from wmlightning.ownership.transcript import Recorded
+from wmlightning.ownership.recorded import Recorded
 
 _HTTP = {
     "headers": ["[a]", "token", "{5: a}", "{A: 5}", "{Content-Length: '5'}"],

@@ -13,13 +13,13 @@ from wmlightning.ownership.age import Age
 from wmlightning.ownership.interview import Interview
 from wmlightning.ownership.key import Key
 from wmlightning.ownership.questions import Question, Terms
+from wmlightning.ownership.recorded import Recorded
 from wmlightning.ownership.shares import TRANSCRIPT, Share
 from wmlightning.ownership.spent import Look, Spent, suspect_named
 from wmlightning.ownership.statistics import fixed
 from wmlightning.ownership.statistics.result import ASSUMPTIONS, MISSING, TestResult
 from wmlightning.ownership.suspects.base import Answer, Suspect, Unreachable
 from wmlightning.ownership.suspects.network import Network
-from wmlightning.ownership.transcript import Recorded
 from wmlightning.watermarks.triggers import TriggerMaker
 
 

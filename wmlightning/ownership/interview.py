@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from wmlightning.errors import UserError
+from wmlightning.ownership.recorded import Recorded
 from wmlightning.ownership.statistics.result import MISSING
 from wmlightning.ownership.suspects.base import Unreachable
-from wmlightning.ownership.transcript import Recorded
 
 
 class Interview:

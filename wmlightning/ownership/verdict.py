@@ -14,8 +14,8 @@ from PIL import Image
 
 from wmlightning.data.batches import ImageSet
 from wmlightning.files import json_bytes, write_bytes
+from wmlightning.ownership.recorded import Recorded
 from wmlightning.ownership.statistics.power import Estimate
-from wmlightning.ownership.transcript import Recorded
 from wmlightning.results.card import VERDICT, VERDICT_SCHEMA
 
 _SAMPLE = 8

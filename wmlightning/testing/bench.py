@@ -22,7 +22,8 @@ from torch import Tensor
 from wmlightning.config import CONF
 from wmlightning.errors import UserError
 from wmlightning.job import Job
-from wmlightning.pipeline import calm_lightning, train
+from wmlightning.pipeline import train
+from wmlightning.trainer import calm_lightning
 
 Compose = Callable[..., DictConfig]
 

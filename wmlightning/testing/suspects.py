@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 import torch
 
 from wmlightning.config import make
+from wmlightning.ownership.recorded import Recorded
 from wmlightning.ownership.suspects import base
 from wmlightning.ownership.suspects.base import Answer, Shape, Suspect
-from wmlightning.ownership.transcript import Recorded
 from wmlightning.testing.bench import claim, composing, plain
 
 _N = 7
