@@ -114,6 +114,19 @@ def test_unmarked_model_is_attacked_once(main: Command, copied: Path, runs: Path
     assert again["findings"]["twin"]["score"] == first["twin"]["score"]
     assert kept.read_bytes() == whole
 
+    save_file({**parts, "images": parts["images"][:, :, :, 1:].contiguous()}, kept)
+    assert main(*TASK, *short, "judge.n_strangers=52").code == 0
+    assert kept.read_bytes() == whole, "pictures of another size are none of this attack's"
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError
+
+    kept.unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wmlightning.attacks.twin.write_bytes", refuse)
+        assert main(*TASK, *short, "judge.n_strangers=53").code == 0, "the unmarked run is another user's"
+    assert not kept.exists()
+
     save_file({**parts, "images": 1 - parts["images"]}, kept)
     assert main(*TASK, *short, "force=true").code == 0
     assert kept.read_bytes() == whole, "force does it again"

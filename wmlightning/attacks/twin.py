@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,13 @@ def recover(
     if folder is None:
         return attack.run(stolen)
     path = folder / "recovered" / f"{_name(options, stolen)}.safetensors"
-    found = None if force else _kept(path)
+    found = None if force else _kept(path, stolen)
     if found is None:
         found = attack.run(stolen)
-        path.parent.mkdir(exist_ok=True)
         parts = {"images": found.images, "confidence": found.confidence, "steps": torch.tensor(found.steps)}
-        write_bytes(path, save({name: part.contiguous() for name, part in parts.items()}))
+        with suppress(PermissionError):  # a colleague's run in a shared store: nothing is lost but time
+            path.parent.mkdir(exist_ok=True)
+            write_bytes(path, save({name: part.contiguous() for name, part in parts.items()}))
     return found
 
 
@@ -78,10 +80,13 @@ def _bytes_of(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-def _kept(path: Path) -> Recovered | None:
-    """What is there; nothing if it is not whole, as an interrupted copy of a store may leave it."""
+def _kept(path: Path, stolen: Stolen) -> Recovered | None:
+    """What is there; nothing if it is not whole, as an interrupted copy of a store may leave it, or something else."""
     try:
         parts = load_file(path)
-        return Recovered(parts["images"], parts["confidence"], int(parts["steps"]))
+        images, confidence, steps = parts["images"], parts["confidence"], int(parts["steps"])
     except (OSError, SafetensorError, KeyError, RuntimeError):
         return None
+    ours = images.ndim == 5 and (stolen.n_classes, *stolen.images.shape[1:]) == (images.shape[0], *images.shape[2:])
+    fits = ours and images.is_floating_point() and confidence.shape == images.shape[:2]
+    return Recovered(images, confidence, steps) if fits else None
