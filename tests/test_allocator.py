@@ -44,8 +44,11 @@ def _is_glibc() -> bool:
 
 @pytest.mark.skipif(not _is_glibc(), reason="settings of glibc")
 def test_freed_memory_is_used_again_without_page_faults() -> None:
-    as_it_comes, kept = (int(_run(_FAULTS, how)) for how in ("leave", "keep"))
-    assert kept < as_it_comes / 10
+    # Left alone, glibc raises the size from which it maps blocks as it goes, and now and then its heap happens to end
+    # in a block that is in use, so that nothing is handed back at all. Told the size, it maps each large block anew.
+    mapped_anew = int(_run(_FAULTS, "leave", MALLOC_MMAP_THRESHOLD_="131072"))
+    kept = int(_run(_FAULTS, "keep"))
+    assert kept < mapped_anew / 10
 
 
 def test_a_users_own_setting_is_left_alone() -> None:
