@@ -14,7 +14,6 @@ from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from wmlightning.allocator import keep_freed_memory
 from wmlightning.attacks.execution import Scene, carry_out
 from wmlightning.attacks.planning import Assault, Victim, intend, plan
 from wmlightning.attacks.twin import Twin
@@ -25,6 +24,7 @@ from wmlightning.job import Job, draft, prepare
 from wmlightning.logged import untold
 from wmlightning.loggers import check_login, log_attack, log_training, make_loggers
 from wmlightning.ownership.key import keep_key, read_key, secret_for
+from wmlightning.process import keep_freed_memory, stop_asking_for_gpus
 from wmlightning.results.card import fingerprint, read_card
 from wmlightning.results.summary import show, show_attack
 from wmlightning.secret import Secret
@@ -48,6 +48,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     check_sections(cfg)
     calm_lightning()
     keep_freed_memory()
+    stop_asking_for_gpus()
     if cfg.victim is not None:
         return attack_found(cfg)
     key = _key(cfg)

@@ -23,11 +23,11 @@ from pathlib import Path
 import torch
 from throughput import CASES, RandomImages
 
-from wmlightning.allocator import keep_freed_memory
 from wmlightning.attacks.base import Arithmetic
 from wmlightning.attacks.judge import Judge
 from wmlightning.data.batches import ImageSet, Loading
 from wmlightning.precision import resolve_precision
+from wmlightning.process import keep_freed_memory
 
 REPO = Path(__file__).resolve().parents[2]
 SWEEP = ("watermark=content,unrelated,noise", "attack=prune,finetune,fineprune")

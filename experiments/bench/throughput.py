@@ -3,7 +3,7 @@
 The baseline is the shortest loop that trains the same network on the same images, held as one uint8 tensor: shuffled
 indices, the same batched augmentation, autocast, backward, step; no logging, no validation, no checkpoint. It runs in a
 process of its own, where memory is managed as PyTorch finds it, and a second time beside our side with the allocator
-settings that a run of ours makes (`wmlightning/allocator.py`). Against both: our LightningModule and DataModule with
+settings that a run of ours makes (`wmlightning/process.py`). Against both: our LightningModule and DataModule with
 the accuracy callback, the resume point and the CSV logger on, without and with a watermark. Rounds take turns; a
 round is one epoch; medians of rounds are compared. Peak memory is that of a process of its own for each side. The
 images are random: speed does not depend on what they show.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
@@ -33,7 +34,6 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from wmlightning.allocator import keep_freed_memory
 from wmlightning.callbacks.accuracy import Accuracies
 from wmlightning.callbacks.resume import ResumePoint
 from wmlightning.data.augment import ShiftFlip
@@ -43,6 +43,7 @@ from wmlightning.data.splits import assign_roles
 from wmlightning.models.classifier import Classifier, Optimisation
 from wmlightning.models.networks import Normalized, ResNet9, SmallCNN
 from wmlightning.precision import resolve_precision
+from wmlightning.process import keep_freed_memory, stop_asking_for_gpus
 from wmlightning.secret import Secret
 from wmlightning.trainer import calm_lightning
 from wmlightning.unprofiled import Unprofiled
@@ -156,6 +157,7 @@ class Elsewhere:
 
 
 def _serve(pipe: Connection, name: str, n: int, precision: str, device: str) -> None:
+    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)  # Lightning's, which a bare loop would not import
     bare = Bare(CASES[name], RandomImages(CASES[name].shape, n), precision, device)
     while pipe.recv():
         pipe.send(bare.epoch())
@@ -252,6 +254,7 @@ def main() -> None:
 def _compare(name: str, case: Case, precision: str, device: str, rounds: int, n: int) -> None:
     source = RandomImages(case.shape, n)
     keep_freed_memory()
+    stop_asking_for_gpus()
     sides = {
         "bare loop": Elsewhere(name, n, precision, device),
         "bare loop, our allocator settings": Bare(case, source, precision, device),

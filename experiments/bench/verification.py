@@ -26,7 +26,6 @@ import uvicorn
 from fastapi import FastAPI, Request
 from throughput import CASES, RandomImages
 
-from wmlightning.allocator import keep_freed_memory
 from wmlightning.data.batches import ImageSet
 from wmlightning.ownership.interview import Interview
 from wmlightning.ownership.questions import DecoyKeys, Terms
@@ -34,6 +33,7 @@ from wmlightning.ownership.recorded import Recorded
 from wmlightning.ownership.suspects.http import Http
 from wmlightning.ownership.suspects.json_api import JsonApi
 from wmlightning.ownership.suspects.local import LocalSuspect
+from wmlightning.process import keep_freed_memory
 
 TERMS = Terms(0.002, queries=10, budget=5000, sequential=False)
 ANSWER_SECONDS, RATE, ASKED = 0.02, 40.0, 200

@@ -1,9 +1,11 @@
-"""Memory that the C library keeps instead of handing it back: a third more images a second on small networks."""
+"""Settings of the process in which training steps take less time. They change no number."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+
+import torch
 
 _M_TRIM_THRESHOLD = -1
 _M_TOP_PAD = -2
@@ -35,3 +37,18 @@ def keep_freed_memory() -> bool:
         mallopt(_M_TOP_PAD, 2**26),
     ]
     return all(set_all)
+
+
+def stop_asking_for_gpus() -> bool:
+    """Has torch remember that there is no CUDA device where there is none.
+
+    Adam and its kin ask for one in each step. Lightning has torch answer by looking for the driver's library anew each
+    time, so that processes that are forked later may still use a GPU: a tenth to a quarter of a millisecond a step.
+
+    Returns:
+        Whether the setting was made.
+    """
+    if torch.cuda.is_available():
+        return False
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+    return True

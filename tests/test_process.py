@@ -1,4 +1,4 @@
-"""The allocator's settings: fewer page faults, and left alone where somebody else has chosen."""
+"""Settings of the process: fewer page faults, no search for drivers; left alone where somebody else has chosen."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 _FAULTS = """
 import resource, sys, torch
-from wmlightning.allocator import keep_freed_memory
+from wmlightning.process import keep_freed_memory
 from wmlightning.models.networks import SmallCNN
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
@@ -52,5 +53,33 @@ def test_freed_memory_is_used_again_without_page_faults() -> None:
 
 
 def test_a_users_own_setting_is_left_alone() -> None:
-    script = "from wmlightning.allocator import keep_freed_memory; print(keep_freed_memory())"
+    script = "from wmlightning.process import keep_freed_memory; print(keep_freed_memory())"
     assert _run(script, MALLOC_ARENA_MAX="2") == "False"
+
+
+_ASKS = """
+import ctypes, sys, torch, lightning
+from wmlightning.process import stop_asking_for_gpus
+if sys.argv[1] == "stop":
+    assert stop_asking_for_gpus() != torch.cuda.is_available()
+weights = torch.nn.Parameter(torch.zeros(3))
+weights.grad = torch.ones(3)
+optimizer = torch.optim.Adam([weights])
+opened = []
+load = ctypes.CDLL.__init__
+def watched(self, name, *arguments, **options):
+    opened.append(name)
+    load(self, name, *arguments, **options)
+ctypes.CDLL.__init__ = watched
+for _ in range(10):
+    optimizer.step()
+print(len(opened))
+"""
+
+
+@pytest.mark.skipif(not hasattr(torch._C, "_cuda_getDeviceCount"), reason="torch without CUDA asks nobody")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_steps_do_not_look_for_a_driver() -> None:
+    asked, stopped = (int(_run(_ASKS, how)) for how in ("leave", "stop"))
+    assert asked >= 10  # if not, torch or Lightning has mended it: the setting can go
+    assert stopped == 0
