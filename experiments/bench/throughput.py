@@ -2,11 +2,12 @@
 
 The baseline is the shortest loop that trains the same network on the same images, held as one uint8 tensor: shuffled
 indices, the same batched augmentation, autocast, backward, step; no logging, no validation, no checkpoint. It runs in a
-process of its own, where memory is managed as PyTorch finds it, and a second time beside our side with the allocator
-settings that a run of ours makes (`wmlightning/process.py`). Against both: our LightningModule and DataModule with
-the accuracy callback, the resume point and the CSV logger on, without and with a watermark. Rounds take turns; a
-round is one epoch; medians of rounds are compared. Peak memory is that of a process of its own for each side. The
-images are random: speed does not depend on what they show.
+process of its own, where memory is managed as PyTorch finds it, and a second time beside our side with the settings
+that a run of ours makes (`wmlightning/process.py`). Against both: our LightningModule and DataModule with the accuracy
+callback, the resume point and the CSV logger on, without and with a watermark; and the same two in a plain loop, which
+tells what of the difference is ours and what is the Trainer's. Rounds take turns; a round is one epoch; medians of
+rounds are compared. Peak memory is that of a process of its own for each side. The images are random: speed does not
+depend on what they show.
 
 ``--device cuda`` compares on a GPU. There the bare loops hold all images on the GPU, where ours keeps them in the
 machine's own memory and sends each batch; peak memory is the GPU's.
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import torch
@@ -178,6 +180,37 @@ class Clock(L.Callback):
         self.seconds = time.perf_counter() - self.started
 
 
+class WithoutTrainer:
+    """wmlightning's data module and module in a plain loop, without Lightning's Trainer."""
+
+    def __init__(self, case: Case, source: RandomImages, precision: str, device: str) -> None:
+        ours = Ours(case, source, precision, device, watermark=False)
+        self.device, self.n_images = torch.device(device), ours.n_images
+        self.data, self.module = ours.data, ours.module.to(device)
+        self.optimizer = case.optimizer(self.module.optimisation.groups_of(self.module))
+        self.bf16 = precision == "bf16-mixed"
+
+    def epoch(self) -> float:
+        """Trains one epoch; images a second."""
+        started = time.perf_counter()
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+        self.data.trainer = None
+        batches = self.data.train_dataloader()
+        self.data.trainer = SimpleNamespace(training=True)  # type: ignore[assignment]
+        self.module.train()
+        for number, batch in enumerate(batches):
+            batch = self.data.on_after_batch_transfer(batch.to(self.device), 0)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                loss = self.module.training_step(batch, number)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        torch.use_deterministic_algorithms(False)
+        _wait(self.device)
+        return self.n_images / (time.perf_counter() - started)
+
+
 class Ours:
     """wmlightning, with or without a watermark."""
 
@@ -258,6 +291,7 @@ def _compare(name: str, case: Case, precision: str, device: str, rounds: int, n:
     sides = {
         "bare loop": Elsewhere(name, n, precision, device),
         "bare loop, our allocator settings": Bare(case, source, precision, device),
+        "wmlightning without Trainer": WithoutTrainer(case, source, precision, device),
         "wmlightning, no watermark": Ours(case, source, precision, device, watermark=False),
         "wmlightning, noise watermark": Ours(case, source, precision, device, watermark=True),
     }
@@ -273,13 +307,21 @@ def _compare(name: str, case: Case, precision: str, device: str, rounds: int, n:
     for side, values in speeds.items():
         ratios = [statistics.median(a / b for a, b in zip(values, base, strict=True)) for base in (bare, tuned)]
         print(f"  {side:34s} {statistics.median(values):8.0f}   ratio {ratios[0]:.3f}, to the second {ratios[1]:.3f}")
-    plain, marked = (sides[side] for side in list(sides)[2:])
-    step, more = (1000 * BATCH / statistics.median(speeds[side]) for side in ("bare loop", "wmlightning, no watermark"))
-    print(f"  a step of {BATCH} images: bare {step:.1f} ms, ours {more - step:+.2f} ms")
+    plain, marked = (sides[side] for side in list(sides)[3:])
+    steps = [[1000 * BATCH / speed for speed in speeds[side]] for side in list(sides)[1:4]]
+    own, trainer = (_median_difference(*pair) for pair in (steps[:2], steps[1:]))
+    print(
+        f"  a step of {BATCH} images: second bare loop {statistics.median(steps[0]):.1f} ms, "
+        f"what is ours {own:+.2f} ms, Lightning's Trainer {trainer:+.2f} ms"
+    )
     images = marked.n_images / plain.n_images - 1
-    pairs = zip(*(speeds[side] for side in list(sides)[2:]), strict=True)
+    pairs = zip(*(speeds[side] for side in list(sides)[3:]), strict=True)
     seconds = statistics.median((marked.n_images / b) / (plain.n_images / a) for a, b in pairs) - 1
     print(f"  watermarking: {100 * images:.1f} % more images, {100 * seconds:+.1f} % time")
+
+
+def _median_difference(before: list[float], after: list[float]) -> float:
+    return statistics.median(b - a for a, b in zip(before, after, strict=True))
 
 
 def _compare_memory(name: str, case: Case, device: str) -> None:
