@@ -469,6 +469,18 @@ def test_several_marks_are_several_classes_and_strangers_mix_them_up(secret: Sec
             assert {theirs} != shown[index]
 
 
+@pytest.mark.parametrize("n_marks", [1, 3, 7])
+def test_decoy_pictures_are_shared_out_among_the_marks(n_marks: int) -> None:
+    """However many triggers each mark has: strangers are tried at every label of the key."""
+    options = {"n_triggers": 400, "n_marks": n_marks, "n_decoys": 2}
+    maker, labels, _ = maker_of(Unrelated(numbered(6000, 6000, 10)), TASK, **options)
+    decoys = maker.make().decoys
+    expected = torch.bincount(labels.of_marks[torch.arange(50) % n_marks], minlength=5)
+    for stranger in range(2):
+        found = decoys.labels[decoys.groups == stranger]
+        assert torch.equal(torch.bincount(found, minlength=5), expected)
+
+
 @few
 @given(secret=SECRETS, wanted=st.sampled_from([0, 3, "class2"]))
 def test_the_first_marks_class_can_be_chosen(secret: Secret, wanted: str | int) -> None:

@@ -287,7 +287,8 @@ class TriggerMaker:
 
     def _make_pictures(self, watermark: PictureWatermark, *shown: Shown) -> Triggers:
         trained, new = map(self._labelled, shown)
-        counts = torch.bincount(new.groups[:_MOST_DECOY_IMAGES], minlength=self.scheme.n_marks).tolist()
+        n = min(len(new), _MOST_DECOY_IMAGES)
+        counts = [self._share(n, index) for index in range(self.scheme.n_marks)]
         decoys = []
         for stranger in range(self.scheme.n_decoys):
             for index, count in enumerate(counts):
