@@ -134,6 +134,17 @@ def test_too_few_strangers_confirm_nothing(study: SimpleNamespace) -> None:
     assert found == study.claims.UNTOLD
 
 
+def test_models_without_a_test_and_keys_of_several_marks_are_told(study: SimpleNamespace) -> None:
+    untested = inverted([0.5], 99, "content").assign(p_value=float("nan"))
+    marks = inverted([0.01, 0.5], 99).assign(key="8 marks")
+    parts = [inverted([0.3, 0.4, 0.9], 99), untested, marks]
+    found, why = study.claims._inversion(pd.concat(parts, ignore_index=True))
+    assert found == study.claims.CONFIRMED
+    assert "in 0 of 3 models (0 of 3 with noise)" in why
+    assert "and 1 model (1 with content), inverted before there was this test" in why
+    assert "Of keys with eight marks, of which any may show, it does in 1 of 2 models (1 of 2 with noise)" in why
+
+
 def test_pictures_that_show_the_secret_are_counted(study: SimpleNamespace) -> None:
     frame = pd.concat([inverted([0.01, 0.5, 0.5], 99), inverted([0.01] * 5, 99, "unrelated")])
     found, why = study.claims._inversion(frame)

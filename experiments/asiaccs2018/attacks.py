@@ -135,4 +135,4 @@ def costs(trained: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
 
 
 def _each(values: pd.Series[float]) -> str:
-    return ", ".join(f"{value:.2f}" for value in values.dropna())
+    return ", ".join("not computed" if pd.isna(value) else f"{value:.2f}" for value in values)

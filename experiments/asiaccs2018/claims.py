@@ -204,36 +204,57 @@ _INVERSION = (
 
 
 def _inversion(attacks: pd.DataFrame) -> tuple[str, str]:
-    part = attacks[(attacks.attack_type == "detection") & (attacks.key == "paper")]
-    part = part.dropna(subset=["p_value", "strangers"])
+    inverted = attacks[attacks.attack_type == "detection"]
+    every = inverted[inverted.key == "paper"]
+    part = _with_p(every)
     if not len(part):
         return NOTHING, "no inversion"
-    single = part[~part.watermark.isin(HANDFUL)]
-    telling = single[1 / (single.strangers.astype(float) + 1) <= SHOWN * (1 + 1e-9)]
+    telling = _telling(part)
     if not len(telling):
         most = int(part.strangers.max())
         why = (
             f"with {most} strangers p is {1 / (most + 1):.2g} at the least"
-            if len(single)
+            if len(part[~part.watermark.isin(HANDFUL)])
             else "strangers share the mark"
         )
         return UNTOLD, f"{_models(len(part))}, but {why}."
-    hits = telling.p_value <= SHOWN
-    each = ", ".join(f"{int(of.sum())} of {len(of)} with {name}" for name, of in hits.groupby(telling.watermark))
     why = (
         f"The recovered picture resembles the secret mark as only one in {1 / SHOWN:.0f} strangers' would "
-        f"(p <= {SHOWN:g}, {_span(telling.strangers)} strangers) in {int(hits.sum())} of {_models(len(telling))} "
-        f"({each}), where {SHOWN * len(telling):.1f} would be expected if nothing showed"
+        f"(p <= {SHOWN:g}, {_span(telling.strangers)} strangers) in {_shown(telling)}, where "
+        f"{SHOWN * len(telling):.1f} would be expected if nothing showed"
     )
     twins = telling.twin_p_value.dropna()
     if len(twins):
         why += f", and in {int((twins <= SHOWN).sum())} of {len(twins)} comparisons with unmarked models"
     why += f"; the score is {telling.score.mean():.2f} on average, {telling.twin_score.mean():.2f} on unmarked models"
-    shared = part[part.watermark.isin(HANDFUL)]
+    shared = every[every.watermark.isin(HANDFUL)]
     if len(shared):
         why += f". Left out: {', '.join(sorted(set(shared.watermark)))}, as some strangers have the owner's very class"
-    share = hits.mean()
+    untested = every[~every.watermark.isin(HANDFUL) & ~every.index.isin(part.index)]
+    if len(untested):
+        each = ", ".join(f"{len(of)} with {name}" for name, of in untested.groupby("watermark"))
+        why += f"; and {_models(len(untested))} ({each}), inverted before there was this test"
+    several = _telling(_with_p(inverted[inverted.key == "8 marks"]))
+    if len(several):
+        why += f". Of keys with eight marks, of which any may show, it does in {_shown(several)}"
+    share = (telling.p_value <= SHOWN).mean()
     return CONFIRMED if share <= 0.05 else LIMITS if share < 0.5 else NOT, why + "."
+
+
+def _with_p(inverted: pd.DataFrame) -> pd.DataFrame:
+    return inverted.dropna(subset=["p_value", "strangers"])
+
+
+def _telling(inverted: pd.DataFrame) -> pd.DataFrame:
+    """Inversions of marks that no stranger has, compared with so many strangers that p may be small enough."""
+    single = inverted[~inverted.watermark.isin(HANDFUL)]
+    return single[1 / (single.strangers.astype(float) + 1) <= SHOWN * (1 + 1e-9)]
+
+
+def _shown(inverted: pd.DataFrame) -> str:
+    hits = inverted.p_value <= SHOWN
+    each = ", ".join(f"{int(of.sum())} of {len(of)} with {name}" for name, of in hits.groupby(inverted.watermark))
+    return f"{int(hits.sum())} of {_models(len(inverted))} ({each})"
 
 
 def _models(n: int) -> str:

@@ -1,8 +1,9 @@
 """Renders this folder's README, tables and figures from result cards: the last step of ``run.sh``.
 
-Nothing in them is typed by hand. With ``--readme`` the tables of the project's README are renewed too. A store may hold
-a part of the study only, such as one seed: with ``--add`` the rows of the CSV files that are already there stay, unless
-the store has newer ones of the same model and attack.
+No number in them is typed by hand; which commands were typed, and how long that took, they are told. With ``--readme``
+the tables of the project's README are renewed too. A store may hold a part of the study only, such as one seed: with
+``--add`` the rows of the CSV files that are already there stay, unless the store has newer ones of the same model and
+attack.
 """
 
 from __future__ import annotations
