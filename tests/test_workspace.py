@@ -228,7 +228,8 @@ def test_every_metric_that_a_panel_names_was_logged(logged: list[Logged]) -> Non
             continue
         places = [run for run in logged for row in run.history if {line["xAxis"], metric} <= set(row)]
         assert len(places) >= (2 if metric.startswith("attack/") else 1), line
-        assert all(run.config["about"]["label"] == "procedural smallcnn: noise, 4 marks" for run in places)
+        told = {run.config["about"]["label"].split(";")[0] for run in places}
+        assert told == {"procedural smallcnn: noise, 4 marks, n_decoys=2, n_triggers=60"}
     (scatter,) = panels(spec, "scatter")
     axes = [scatter["xAxis"].removeprefix("summary:"), scatter["yAxis"].removeprefix("summary:")]
     assert sum(set(axes) <= set(run.summary) for run in logged) == 2, "a point for each removal attack"
@@ -315,7 +316,7 @@ def test_under_an_agent_a_job_logs_to_the_sweeps_run(
     runs = runs_below(tmp_path)
     assert [(run.id, run.sweep) for run in runs] == [("first", "abc")] * 2
     assert all(run.config["watermark"] == "noise" for run in runs)
-    assert {run.config["about"]["label"] for run in runs} == {"procedural smallcnn: noise, negatives"}
+    assert {run.config["about"]["label"].split(";")[0] for run in runs} == {"procedural smallcnn: noise, negatives"}
     (attack,) = (run for run in runs if run.job_type == "attack")
     assert "attack/trigger_new_acc" in attack.summary
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
@@ -101,6 +103,54 @@ def option_names(group: str) -> list[str]:
     """Names of a group's configs, wherever Hydra looks for configs."""
     names: list[str] = GlobalHydra.instance().config_loader().get_group_options(group)
     return names
+
+
+def leaf(group: str, name: str) -> dict[str, Any]:
+    """What a leaf says by itself, under the names that it has in the whole, with interpolations left open.
+
+    It is looked for wherever Hydra looks for configs. Not to be changed: the next caller gets the same.
+
+    Args:
+        group: folder of the leaf.
+        name: of the leaf.
+
+    Returns:
+        Plain content; empty if there is no such leaf, or it cannot be composed alone.
+    """
+    return _leaf(group, name, tuple(own_folders()))
+
+
+@cache
+def _leaf(group: str, name: str, _: tuple[Path, ...]) -> dict[str, Any]:
+    try:
+        with searching(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of lists of defaults without _self_
+            found = OmegaConf.to_container(compose(f"{group}/{name}")) if name in option_names(group) else {}
+    except (HydraException, OmegaConfBaseException, YAMLError):
+        return {}
+    return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
+
+
+def leaf_with(group: str, target: str) -> str | None:
+    """The name of a leaf with this ``_target_``, of those that :func:`leaf` finds: ours before the user's."""
+    for folder in (CONF, *own_folders()):
+        for path in sorted((folder / group).glob("*.yaml")):
+            try:
+                if OmegaConf.select(OmegaConf.load(path), "_target_") == target:
+                    return path.stem
+            except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError):  # it is not what was chosen
+                continue
+    return None
+
+
+@contextmanager
+def searching() -> Iterator[None]:
+    """Lets Hydra find our configs where it was not started."""
+    if GlobalHydra.instance().is_initialized():
+        yield
+    else:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield
 
 
 def own_folders() -> list[Path]:

@@ -24,6 +24,7 @@ from wandb.sdk import wandb_setup
 
 from wmlightning.config import make
 from wmlightning.errors import UserError
+from wmlightning.grouping import label_of
 from wmlightning.logged import ALL, noted, untold
 from wmlightning.results.fields import Fields
 from wmlightning.results.privacy import public, public_config
@@ -158,13 +159,8 @@ def with_names(config: dict[str, Any], owned: bool, **more: str) -> dict[str, An
         **more: further names.
     """
     names = names_of(Fields(config))
-    return {**public_config(config, with_secrets=not owned), "about": {**names, "label": _label(names), **more}}
-
-
-def _label(names: dict[str, str]) -> str:
-    """What panels group by: the same for runs that differ in their seed."""
-    task = " ".join(filter(None, (names["dataset"], names.get("model"))))
-    return f"{task}: " + ", ".join(filter(None, (names["watermark"], names["key"])))
+    told = public_config(config, with_secrets=not owned)
+    return {**told, "about": {**names, "label": label_of(names, told, more.get("attack")), **more}}
 
 
 def open_metrics(metrics: dict[str, Any], config: dict[str, Any], owned: bool) -> dict[str, Any]:
@@ -290,7 +286,7 @@ def log_verdict(loggers: list[Logger], verdict: dict[str, Any], folder: Path) ->
     with _telling(loggers, folder, wrong, right, what), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*logs directory .* exists and is not empty.*")  # asked again
         for logger in loggers:
-            config = {"suspect": words["suspect"], **rests_on, "about": {**about, "label": _label(about)}}
+            config = {"suspect": words["suspect"], **rests_on, "about": {**about, "label": label_of(about)}}
             logger.log_hyperparams(config)
             logger.log_metrics(numbers, step=0)
             if isinstance(logger, WandbLogger):

@@ -102,7 +102,7 @@ def _curves(name: str, attack: type[RemovalAttack]) -> ws.Section:
 
 
 def _line(title: str, x: str, y: str) -> wr.LinePlot:
-    """Mean and range over the runs of the same data, model, watermark and key: over seeds."""
+    """Mean and range over the runs of one label: over seeds."""
     return wr.LinePlot(title=title, x=x, y=[y], groupby=_LABEL, groupby_aggfunc="mean", groupby_rangefunc="minmax")
 
 

@@ -150,7 +150,7 @@ def _attack_rows(card: Fields) -> list[Row]:
         "attack": attack,
         "attack_type": kind,
         "attack_fingerprint": card.text("fingerprint"),
-        "options": _options(card.part("config"), attack),
+        "options": options_of(card.part("config"), attack),
         "victim_clean_acc": judged["clean_acc"],
         "victim_trigger_new_acc": judged["trigger_new_acc"],
     }
@@ -166,7 +166,8 @@ def _attack_rows(card: Fields) -> list[Row]:
     return [itself | about | untouched, *surrogates]
 
 
-def _options(config: Fields, attack: str) -> dict[str, str]:
+def options_of(config: Fields, attack: str) -> dict[str, str]:
+    """What the user chose for an attack and its thief; no lists, which are mostly strengths."""
     chosen = config.part("attack").part(attack).scalars()
     thief = config.part("attacker").scalars("attacker.")
     return {**chosen, **{name: value for name, value in thief.items() if name != "attacker.seed"}}
