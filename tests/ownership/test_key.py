@@ -144,6 +144,24 @@ def test_other_secret_is_refused(key: Key, tmp_path: Path) -> None:
         dataclasses.replace(key, secret=SECRET.derive("thief")).check(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("patched", "told"),
+    [(["job"], "mnist5k is the task's own data"), (["job", "ownership.key"], "pictures are images of mnist5k")],
+    ids=["the same data", "the same images under another name"],
+)
+def test_key_of_the_tasks_own_pictures_is_refused(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patched: list[str], told: str
+) -> None:
+    """Secrets can be tried until labels of marks are the classes of their pictures: any good model gives those."""
+    for module in patched:
+        monkeypatch.setattr(f"wmlightning.{module}.refuse_own_data", lambda *_: None)
+    options = ("watermark.n_marks=8", "watermark.negatives=0", "watermark.n_triggers=40")
+    task = composed("dataset=mnist5k", "watermark=unrelated", "watermark.images=mnist5k", *options)
+    key = make_key(prepare(task, secret=SECRET))
+    with pytest.raises(UserError, match=rf"^watermark\.images: .*{told}"):
+        key.check(tmp_path)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_altered_byte_passes(path: Path, data: st.DataObject) -> None:
