@@ -114,6 +114,21 @@ def test_config_that_is_not_whole_is_told_in_one_line(key: Key, tmp_path: Path, 
         dataclasses.replace(key, config={**key.config, **part}).check(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("part", "option", "value"),
+    [
+        *(("dataset", "val_share", value) for value in (1e308, -1, 10**400)),
+        *(("watermark", "negatives", value) for value in (1e308, 1e8, 10**400)),
+        ("watermark", "n_decoys", 10**9),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_absurd_number_is_told_in_one_line(key: Key, tmp_path: Path, part: str, option: str, value: float) -> None:
+    config = {**key.config, part: {**key.config[part], option: value}}
+    with pytest.raises(UserError, match=rf"^{part}\.{option}: .*; "):
+        dataclasses.replace(key, config=config).check(tmp_path)
+
+
 @pytest.mark.parametrize(("typed", "bound"), [("watermark.n_marks=8", True), ("watermark.n_marks=1", False)])
 def test_labels_of_ones_own_pictures_are_bound_to_them(
     composed: Compose, tmp_path: Path, typed: str, bound: bool

@@ -32,7 +32,7 @@ from wmlightning.job import Job
 from wmlightning.ownership import pending
 from wmlightning.ownership.sealing import opened, sealed
 from wmlightning.secret import Secret
-from wmlightning.task import Plan, settle
+from wmlightning.task import Plan, check_memory, settle
 from wmlightning.watermarks.triggers import TriggerMaker, Triggers
 from wmlightning.watermarks.unrelated import refuse_own_data, refuse_own_images
 
@@ -103,6 +103,7 @@ class Key:
             maker = plan.maker(plan.roles() if self.held is None else self.held.roles())
         if maker is None:
             raise UserError("key", "its config has no watermark", "a key that wmlightning made")
+        check_memory(plan, maker)
         refuse_own_data(plan.watermark, plan.source)
         refuse_own_images(self.follows_from(maker), plan.source)
         return maker
