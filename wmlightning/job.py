@@ -30,14 +30,11 @@ from wmlightning.precision import device_type, resolve_precision
 from wmlightning.results.card import fingerprint
 from wmlightning.secret import Secret
 from wmlightning.seeds import role_seed
-from wmlightning.task import Plan, own_copy, settle
+from wmlightning.task import MOST_HELD_OUT, Plan, check_memory, own_copy, settle
 from wmlightning.trainer import check_options
 from wmlightning.watermarks.scheme import Labels, Scheme
 from wmlightning.watermarks.triggers import TriggerMaker, no_triggers
 from wmlightning.watermarks.unrelated import refuse_own_data, refuse_own_images
-
-#: Of marked images of one kind.
-_MOST_BYTES = 8 * 2**30
 
 
 @dataclass(frozen=True)
@@ -167,7 +164,7 @@ class Draft:
         n_images = len(roles.train) + (maker.n + maker.n_negatives if maker else 0)
         if cfg.recipe.batch_size > n_images:
             raise UserError("recipe.batch_size", f"{cfg.recipe.batch_size} of {n_images} images", "a smaller batch")
-        _check_memory(plan, maker)
+        check_memory(plan, maker)
 
         identity = identity_of(cfg, plan.source, plan.watermark, self.precision)
         if self.secret is not None:  # that of a study follows from the seed
@@ -316,17 +313,6 @@ def _built(key: str) -> Iterator[None]:
         raise UserError(key, (str(error).splitlines() or [type(error).__name__])[0], "see its documentation") from error
 
 
-def _check_memory(plan: Plan, maker: TriggerMaker | None) -> None:
-    """Refuses what would be held in memory and is nobody's intention: each stranger marks a few images at least."""
-    if maker is None:
-        return
-    c, h, w = plan.source.shape
-    for key, n in (("n_decoys", plan.scheme.n_decoys), ("n_triggers", maker.n), ("negatives", maker.n_negatives)):
-        if n * c * h * w > _MOST_BYTES:
-            wrong = f"{n} images would take {n * c * h * w / 2**30:.0f} GiB of memory"
-            raise UserError(f"watermark.{key}", wrong, f"less than {_MOST_BYTES // 2**30} GiB")
-
-
 def _check_numbers(cfg: DictConfig) -> None:
     switch(cfg.force, "force")
     for name in ("channels_last", "compile", "decay_all"):
@@ -341,7 +327,7 @@ def _check_numbers(cfg: DictConfig) -> None:
     setting(cfg.recipe.batch_size, "recipe.batch_size", int, 2)
     setting(cfg.recipe.eval_batch_size, "recipe.eval_batch_size", int, 1)
     setting(cfg.recipe.num_workers, "recipe.num_workers", int, 0)
-    setting(cfg.dataset.val_share, "dataset.val_share", float, 0.001, 0.9)
+    setting(cfg.dataset.val_share, "dataset.val_share", float, 0.001, MOST_HELD_OUT)
 
 
 def _bytes_needed(net: nn.Module) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from wmlightning.config import dataset_config, make, plain
+from wmlightning.config import dataset_config, make, plain, setting
 from wmlightning.data.source import Source
 from wmlightning.data.splits import Roles, assign_roles
 from wmlightning.errors import UserError
@@ -21,6 +21,9 @@ from wmlightning.watermarks.triggers import TriggerMaker
 
 #: Marks of an owner's key. Eight decide in about five queries, and still do when half of them are gone.
 OWNERS_MARKS = 8
+#: The largest share of the training split that may be held out.
+MOST_HELD_OUT = 0.9
+_MOST_BYTES = 8 * 2**30  # of marked images of one kind
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,23 @@ def settle(cfg: DictConfig, secret: Secret, source: Source | None = None) -> Pla
     labels = choose_labels(scheme, secret, source, *own, marks_task=marks_task)
     if isinstance(watermark, Watermark):
         watermark.check(source.shape, scheme.n_marks, scheme.negatives > 0)
-    return Plan(source, scheme, watermark, labels, secret, cfg.seed, cfg.dataset.val_share)
+    held_out = setting(cfg.dataset.val_share, "dataset.val_share", float, 0, MOST_HELD_OUT)
+    return Plan(source, scheme, watermark, labels, secret, cfg.seed, held_out)
+
+
+def check_memory(plan: Plan, maker: TriggerMaker | None) -> None:
+    """Refuses what would be held in memory and is nobody's intention: each stranger marks a few images at least.
+
+    Raises:
+        UserError: naming the option that asks for it.
+    """
+    if maker is None:
+        return
+    c, h, w = plan.source.shape
+    for key, n in (("n_decoys", plan.scheme.n_decoys), ("n_triggers", maker.n), ("negatives", maker.n_negatives)):
+        if n * c * h * w > _MOST_BYTES:
+            wrong = f"{n} images would take {n * c * h * w / 2**30:.0f} GiB of memory"
+            raise UserError(f"watermark.{key}", wrong, f"less than {_MOST_BYTES // 2**30} GiB")
 
 
 def own_copy(cfg: DictConfig) -> DictConfig:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ def test_the_sheet_is_written_before_training_and_can_be_read(tmp_path: Path) ->
     assert pixels.shape[0] > 100
     assert pixels.std() > 5  # not an empty page
     assert [file.name for file in tmp_path.iterdir()] == ["triggers.png"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600, "it shows what the key holds"
 
 
 def test_nothing_goes_to_a_logger_unless_the_user_asks(tmp_path: Path) -> None:

@@ -114,6 +114,21 @@ def test_config_that_is_not_whole_is_told_in_one_line(key: Key, tmp_path: Path, 
         dataclasses.replace(key, config={**key.config, **part}).check(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("part", "option", "value"),
+    [
+        *(("dataset", "val_share", value) for value in (1e308, -1, 10**400)),
+        *(("watermark", "negatives", value) for value in (1e308, 1e8, 10**400)),
+        ("watermark", "n_decoys", 10**9),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_absurd_number_is_told_in_one_line(key: Key, tmp_path: Path, part: str, option: str, value: float) -> None:
+    config = {**key.config, part: {**key.config[part], option: value}}
+    with pytest.raises(UserError, match=rf"^{part}\.{option}: .*; "):
+        dataclasses.replace(key, config=config).check(tmp_path)
+
+
 @pytest.mark.parametrize(("typed", "bound"), [("watermark.n_marks=8", True), ("watermark.n_marks=1", False)])
 def test_labels_of_ones_own_pictures_are_bound_to_them(
     composed: Compose, tmp_path: Path, typed: str, bound: bool
@@ -142,6 +157,24 @@ def test_labels_of_ones_own_pictures_are_bound_to_them(
 def test_other_secret_is_refused(key: Key, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="do not follow"):
         dataclasses.replace(key, secret=SECRET.derive("thief")).check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("patched", "told"),
+    [(["job"], "mnist5k is the task's own data"), (["job", "ownership.key"], "pictures are images of mnist5k")],
+    ids=["the same data", "the same images under another name"],
+)
+def test_key_of_the_tasks_own_pictures_is_refused(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patched: list[str], told: str
+) -> None:
+    """Secrets can be tried until labels of marks are the classes of their pictures: any good model gives those."""
+    for module in patched:
+        monkeypatch.setattr(f"wmlightning.{module}.refuse_own_data", lambda *_: None)
+    options = ("watermark.n_marks=8", "watermark.negatives=0", "watermark.n_triggers=40")
+    task = composed("dataset=mnist5k", "watermark=unrelated", "watermark.images=mnist5k", *options)
+    key = make_key(prepare(task, secret=SECRET))
+    with pytest.raises(UserError, match=rf"^watermark\.images: .*{told}"):
+        key.check(tmp_path)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +325,9 @@ def test_line_of_nothing_after_a_power_cut(path: Path) -> None:
     lines(path)
 
 
+answered = '{"images":["a"],"labels":[%d],"missing":null,"status":null,"attempt":1,"time":"now"}'
+
+
 @pytest.mark.parametrize("line", [1, 2, 3])
 @pytest.mark.parametrize(
     "text",
@@ -340,6 +344,7 @@ def test_line_of_nothing_after_a_power_cut(path: Path) -> None:
         '{"images":["a","b"],"labels":[3],"missing":null,"status":null,"attempt":1}',
         '{"images":[["a"]],"labels":[3],"missing":null,"status":null,"attempt":1}',
         '{"images":["a"],"labels":3,"missing":null,"status":null,"attempt":1}',
+        *(answered % label for label in (-7, K, 10**30)),
     ],
 )
 def test_altered_transcript_is_refused(path: Path, line: int, text: str) -> None:
@@ -350,6 +355,18 @@ def test_altered_transcript_is_refused(path: Path, line: int, text: str) -> None
     path.write_text("\n".join(content) + "\n")
     with pytest.raises(UserError, match=f"line {line + 1} of .* was altered"):
         recorded(Honest(), path).__enter__()
+
+
+def test_labels_of_a_task_that_is_not_known(path: Path) -> None:
+    for label, altered in ((K, False), (2**31 - 1, False), (2**31, True), (-1, True)):
+        path.unlink(missing_ok=True)
+        with Recorded(Honest(), path) as asked:
+            asked.ask(images(8))
+        content = path.read_text().splitlines()
+        content[2] = answered % label
+        path.write_text("\n".join(content) + "\n")
+        with pytest.raises(UserError, match=r"line 3 of .* was altered") if altered else nullcontext():
+            Recorded(Honest(), path).__enter__().__exit__()
 
 
 def test_transcript_of_another_suspect(path: Path) -> None:

@@ -23,7 +23,7 @@ class TriggerGallery(L.Callback):
     """Writes a sheet with each trigger below its clean image, the label given, and a stranger's mark to compare.
 
     Args:
-        path: PNG file to write.
+        path: PNG file to write, readable by its owner alone.
         to_logger: also hand the sheet to W&B or TensorBoard. Off by default: triggers are secret.
         columns: triggers shown.
     """
@@ -45,7 +45,7 @@ class TriggerGallery(L.Callback):
         strangers = data.watched["test"].get("decoy")
         png = sheet(triggers, data.originals, strangers, data.source.classes, self.columns)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(self.path, png)
+        write_bytes(self.path, png, private=True)
         if self.to_logger:
             self._hand_over(trainer, png)
 

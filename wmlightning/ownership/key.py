@@ -32,8 +32,9 @@ from wmlightning.job import Job
 from wmlightning.ownership import pending
 from wmlightning.ownership.sealing import opened, sealed
 from wmlightning.secret import Secret
-from wmlightning.task import Plan, settle
-from wmlightning.watermarks.triggers import TriggerMaker
+from wmlightning.task import Plan, check_memory, settle
+from wmlightning.watermarks.triggers import TriggerMaker, Triggers
+from wmlightning.watermarks.unrelated import refuse_own_data, refuse_own_images
 
 _LARGEST = 2**31
 _PATIENCE = 120.0  # seconds that a process waits for another to draw the secret
@@ -92,7 +93,8 @@ class Key:
             What made them.
 
         Raises:
-            UserError: if the data are others, or if a trigger or label does not follow from the secret.
+            UserError: if the data are others, if a trigger or label does not follow from the secret, or if pictures
+                that are to be unrelated are the task's own: these are known without a mark.
         """
         plan = self.plan(data_dir, trust)
         if (here := plan.source.identity()) != self.config["data"]:
@@ -101,11 +103,16 @@ class Key:
             maker = plan.maker(plan.roles() if self.held is None else self.held.roles())
         if maker is None:
             raise UserError("key", "its config has no watermark", "a key that wmlightning made")
-        self.follows_from(maker)
+        check_memory(plan, maker)
+        refuse_own_data(plan.watermark, plan.source)
+        refuse_own_images(self.follows_from(maker), plan.source)
         return maker
 
-    def follows_from(self, maker: TriggerMaker) -> None:
+    def follows_from(self, maker: TriggerMaker) -> Triggers:
         """Makes sure that the triggers are those that ``maker`` makes.
+
+        Returns:
+            All that it makes.
 
         Raises:
             UserError: if a trigger or label is another.
@@ -114,6 +121,7 @@ class Key:
         for name, ours, theirs in (("trained", made.trained, self.trained), ("new", made.new, self.new)):
             if not all(torch.equal(getattr(ours, part), getattr(theirs, part)) for part in _FIELDS):
                 raise UserError("key", f"its {name} triggers do not follow from its secret", "an unaltered key")
+        return made
 
     def tensors(self) -> dict[str, Tensor]:
         """Its triggers by name, and the images that it holds."""

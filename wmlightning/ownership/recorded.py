@@ -67,7 +67,7 @@ class Recorded:
         if self.path is None or not self.path.exists():
             self._meet()
         if self.path is not None:
-            self._file = Transcript(self.path, self.suspect.identity(), self.suspect.private())
+            self._file = Transcript(self.path, self.suspect.identity(), self.suspect.private(), self._task[1])
             self._sent, self._answers, self._span = self._file.sent, self._file.answers, self._file.span
         self._before = self._queries = self._sent.total()
         return self

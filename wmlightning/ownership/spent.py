@@ -36,6 +36,12 @@ class Look:
     folder: str
     alpha: float
 
+    @property
+    def whole(self) -> bool:
+        """Whether it can be one: a level below 0 would make room for more."""
+        named = all(isinstance(name, str) for name in (self.plan, self.suspect, self.folder))
+        return named and type(self.alpha) in (int, float) and 0 < self.alpha < 1
+
     def same(self, other: Look) -> bool:
         """Whether the other is this look, carried on."""
         return (self.plan, self.suspect) == (other.plan, other.suspect)
@@ -70,7 +76,10 @@ class Spent:
         Raises:
             UserError: if the file is damaged.
         """
-        return set(map(str, _read(self.path)))
+        noted = _read(self.path)
+        if not all(isinstance(name, str) for name in noted):
+            raise _damaged(self.path)
+        return set(noted)
 
     def looks(self) -> list[Look]:
         """The looks that were taken, in their order.
@@ -79,9 +88,12 @@ class Spent:
             UserError: if the file is damaged.
         """
         try:
-            return [Look(**entry) for entry in _read(self._asked)]
+            looks = [Look(**entry) for entry in _read(self._asked)]
         except TypeError as error:
             raise _damaged(self._asked) from error
+        if not all(look.whole for look in looks):
+            raise _damaged(self._asked)
+        return looks
 
     def reserve(self, triggers: Iterable[str], look: Look, earlier: Sequence[Look]) -> None:
         """Sets triggers aside before the first of them leaves: a kill then cannot make one pass for unseen.
@@ -122,10 +134,12 @@ class Spent:
 
 
 def _read(path: Path) -> list[Any]:
-    if not path.exists():
-        return []
     try:
         found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError("key", f"cannot read {path} ({error.strerror})", "a file that you may read") from error
     except (ValueError, RecursionError) as error:
         raise _damaged(path) from error
     if not isinstance(found, list):

@@ -29,6 +29,7 @@ from wmlightning.ownership.suspects.base import Answer
 SCHEMA = 4
 #: What a power cut may lose. Each batch costs a few milliseconds to bring to the disk, which a fast local model feels.
 SYNC_SECONDS = 1.0
+_MOST_CLASSES = 2**31
 
 
 def image_digest(image: Tensor) -> str:
@@ -56,6 +57,7 @@ class Transcript:
         path: made if it is not there, for its owner's eyes only.
         identity: of the suspect.
         private: what else tells it from others, and may hold secrets.
+        n_classes: of the task; ``None``: not known.
 
     Attributes:
         answers: by the image's hash.
@@ -68,8 +70,15 @@ class Transcript:
         UserError: if the file belongs to another suspect, was altered, or is being written by another process.
     """
 
-    def __init__(self, path: Path, identity: dict[str, Any], private: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        identity: dict[str, Any],
+        private: dict[str, Any] | None = None,
+        n_classes: int | None = None,
+    ) -> None:
         self.path = path
+        self._n_labels = _MOST_CLASSES if n_classes is None else n_classes
         self.span: tuple[str, str] | None = None
         self.answers: dict[str, Answer] = {}
         self.sent: Counter[str] = Counter()
@@ -140,6 +149,8 @@ class Transcript:
             kinds = {type(label) for label in labels}
             if kinds != {int if why is None else type(None)} or {type(image) for image in images} != {str}:
                 raise ValueError("neither answers nor missing ones")
+            if why is None and not 0 <= min(labels) <= max(labels) < self._n_labels:
+                raise ValueError("no class has this number")
             for image, label in zip(images, labels, strict=True):
                 self.answers[image] = Answer(label, why, entry["status"], entry["attempt"])
             self.span = (self.span or (str(entry["time"]),))[0], str(entry["time"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,6 +18,7 @@ ClassName = str | int
 
 #: Values of source_class and target_class that are no class names.
 AUTO, SECRET, ANY = "auto", "secret", "any"
+_MOST = 2**31  # of anything: beyond, what is counted fits neither float nor memory
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,19 @@ class Scheme:
     def __post_init__(self) -> None:
         for name in ("n_marks", "per_batch", "n_decoys"):
             value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                _refuse(name, f"{value!r} is out of range", "a whole number of at least 1")
+            if type(value) is not int or not 1 <= value <= _MOST:
+                _refuse(name, f"{value!r} is out of range", f"a whole number from 1 to {_MOST}")
         share = self.n_triggers
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or share < 0:
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= _MOST:
             _refuse("n_triggers", f"{share!r} is no number of triggers", "a number or a share in (0, 1]")
         if isinstance(share, float) and not 0 < share <= 1:
             _refuse("n_triggers", f"the share {share} is out of range", "a share in (0, 1] or a whole number")
-        if self.n_new is not None and (type(self.n_new) is not int or self.n_new < 1):
-            _refuse("n_new", f"{self.n_new!r} new triggers", "a whole number of at least 1, or null")
+        if self.n_new is not None and (type(self.n_new) is not int or not 1 <= self.n_new <= _MOST):
+            _refuse("n_new", f"{self.n_new!r} new triggers", f"a whole number from 1 to {_MOST}, or null")
         if self.label not in ("target", "random"):
             _refuse("label", f"{self.label!r} is no label policy", "target or random")
-        if type(self.negatives) not in (int, float) or not 0 <= self.negatives < math.inf:
-            _refuse("negatives", f"{self.negatives!r} is out of range", "0 or more, relative to the triggers")
+        if type(self.negatives) not in (int, float) or not 0 <= self.negatives <= _MOST:
+            _refuse("negatives", f"{self.negatives!r} is out of range", f"0 to {_MOST}, relative to the triggers")
         if self.mix not in ("concat", "per_batch"):
             _refuse("mix", f"{self.mix!r} is no way of mixing", "concat or per_batch")
         switch(self.augment, "watermark.augment")
