@@ -84,6 +84,22 @@ def test_the_untouched_model_is_a_mark_on_a_logarithmic_axis(tmp_path: Path) -> 
     assert "the untouched model" in labels(figure)
 
 
+@pytest.mark.parametrize("spoilt", ["metrics", "strengths", "both"])
+def test_a_logarithmic_axis_with_nothing_on_it_stops_no_other_figure(tmp_path: Path, spoilt: str) -> None:
+    leave(tmp_path / "runs", prune_card(train_card()))
+    card = finetune_card(train_card())
+    for row in card["curve"]:
+        row["metrics"] = row["metrics"] if spoilt == "strengths" else dict.fromkeys(row["metrics"])
+        row["strength"] *= 1 if spoilt == "metrics" else -1
+    leave(tmp_path / "runs", card)
+    out = tmp_path / "out"
+    out.mkdir()
+    written = write_figures(aggregate(read(tmp_path / "runs")), out)
+    assert sorted(path.name for path in written) == ["curve-finetune.png", "curve-prune.png", "pareto.png"]
+    (axes,) = curves(aggregate(read(tmp_path / "runs")))["finetune"].axes
+    assert axes.get_xscale() == "log" and 0 < axes.get_xlim()[0] < axes.get_xlim()[1]
+
+
 def test_settings_have_figures_of_their_own(tmp_path: Path) -> None:
     card = prune_card(train_card())
     low, high = (prune_card(train_card(), settings={"lr": lr})["curve"] for lr in (0.1, 0.2))

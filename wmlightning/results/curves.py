@@ -67,7 +67,7 @@ def _figure(
         panels[i][0].set_ylabel(f"{labels[dataset, model]}\naccuracy (%)", fontsize=9)
     log = part["strength_scale"].iloc[0] == "log"
     for axes in figure.axes if log else ():
-        axes.set_xscale("log")
+        _log_axis(axes, part["strength"])
     for axes in panels[-1]:
         axes.set_xlabel(shown(part["strength_name"].iloc[0] or "strength", 36), fontsize=9)
     figure.suptitle(shown(title, 60), fontweight="bold")
@@ -89,6 +89,15 @@ def _draw(axes: Axes, lines: pd.DataFrame, colour: str) -> None:
             before = lines.loc[lines["is_victim"], f"{name}_mean"]
             edge = axes.get_yaxis_transform()
             axes.plot([0] * len(before), before, "<", color=colour, markersize=5, transform=edge, clip_on=False)
+
+
+def _log_axis(axes: Axes, strengths: pd.Series[float]) -> None:
+    """Logarithmic even where nothing was drawn, for want of accuracies or positive strengths."""
+    axes.set_xscale("log")
+    if axes.get_xlim()[0] <= 0:
+        positive = strengths[strengths > 0]
+        low, high = (positive.min(), positive.max()) if len(positive) else (1.0, 1.0)
+        axes.set_xlim(low / 2, high * 2)
 
 
 def _legend(figure: Figure, part: pd.DataFrame, colours: dict[str, str], log: bool) -> None:
