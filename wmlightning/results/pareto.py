@@ -26,7 +26,7 @@ def pareto(summary: pd.DataFrame) -> dict[str, Figure]:
     surrogates and the untouched model, shows the best that a thief can do.
 
     Args:
-        summary: from :func:`~wmlightning.results.table.aggregate`.
+        summary: from :func:`~wmlightning.results.table.aggregate`, every epoch: a thief may stop after any.
 
     Returns:
         Figures by name; none without removal attacks on watermarked models.
