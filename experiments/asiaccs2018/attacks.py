@@ -37,6 +37,7 @@ def read(runs: Path, trained: pd.DataFrame) -> pd.DataFrame:
     frame = frame.assign(key=frame.victim.map(dict(zip(trained.fingerprint, trained.key, strict=True))))
     inverted = frame.attack_type == "detection"
     cards = {folder: read_card(runs / folder) or {} for folder in frame[inverted].folder}
+    # Where nothing newer is there, the table has what an earlier test found; a study takes none of its p-values.
     of_now = [name for name, card in cards.items() if card["identity"].get("exposure") == EXPOSURE_VERSION]
     frame = frame[~inverted | frame.folder.isin(of_now)]
     strangers = {folder: cards[folder]["findings"].get("n_null") for folder in of_now}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -51,7 +52,8 @@ def rows_of(content: Any, folder: str) -> list[Row]:
 
     Returns:
         Rows with :data:`COLUMNS`, and with ``marks``, the watermark's options as far as they are no secret; those of an
-        attack also with its ``options``: what its user chose. Nothing for another kind of card.
+        attack also with its ``options``: what its user chose, its ``way`` and ``versions``. Nothing for another
+        kind of card.
 
     Raises:
         UnexpectedError: if a field that the table needs is not as it should be.
@@ -151,6 +153,7 @@ def _attack_rows(card: Fields) -> list[Row]:
         "attack_type": kind,
         "attack_fingerprint": card.text("fingerprint"),
         "options": _options(card.part("config"), attack),
+        **_identity(card.content().get("identity")),
         "victim_clean_acc": judged["clean_acc"],
         "victim_trigger_new_acc": judged["trigger_new_acc"],
     }
@@ -170,6 +173,15 @@ def _options(config: Fields, attack: str) -> dict[str, str]:
     chosen = config.part("attack").part(attack).scalars()
     thief = config.part("attacker").scalars("attacker.")
     return {**chosen, **{name: value for name, value in thief.items() if name != "attacker.seed"}}
+
+
+def _identity(identity: Any) -> Row:
+    """The ``versions`` of the program's parts that carried an attack out, and in what ``way``, in no matter which."""
+    if not isinstance(identity, dict):  # of somebody else's program: nothing is known to be older than it
+        return {"versions": {}, "way": ""}
+    versions = {name: value for name, value in identity.items() if type(value) is int}
+    rest = {name: value for name, value in identity.items() if name not in versions}
+    return {"versions": versions, "way": json.dumps(rest, sort_keys=True)}
 
 
 def _findings(findings: Fields) -> Row:

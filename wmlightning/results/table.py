@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ def read_all(folder: Path, complain: Callable[[str], None] = on_stderr) -> pd.Da
 
     Args:
         folder: looked through to the bottom, except for links, hidden folders and ``logs``. A model or an attack that
-            lies there twice is counted once.
+            lies there twice is counted once; of an attack that an earlier version of the program carried out too, the
+            newest counts.
         complain: gets one line for each card that cannot be used. A card cut short is none.
     """
     rows: list[Row] = []
@@ -65,8 +66,23 @@ def read_all(folder: Path, complain: Callable[[str], None] = on_stderr) -> pd.Da
         if found and (name := tuple(found[0][part] for part in ("victim", "attack", "attack_fingerprint"))) not in seen:
             seen.add(name)
             rows += found
+    rows = _newest(rows)
     _tell_apart(rows)
     return frame_of(sorted(rows, key=_order))
+
+
+def _newest(rows: Sequence[Row]) -> list[Row]:
+    """Without attacks that a later version of the program carried out on the same model in the same way."""
+    names = sorted({name for row in rows for name in row.get("versions", ())})
+
+    def about(row: Row) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        versions = row.get("versions", {})
+        return (row["victim"], row["attack"], row.get("way", "")), tuple(versions.get(name, 0) for name in names)
+
+    newest: dict[tuple[str, ...], tuple[int, ...]] = {}
+    for way, version in map(about, rows):
+        newest[way] = max(newest.get(way, ()), version)
+    return [row for row in rows if not row.get("way") or about(row)[1] == newest[about(row)[0]]]
 
 
 def _tell_apart(rows: list[Row]) -> None:
