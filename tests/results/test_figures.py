@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tests.helpers import many
-from tests.results.cards import finetune_card, inversion_card, leave, prune_card, read, study, train_card
+from tests.results.cards import by_heart, finetune_card, inversion_card, leave, prune_card, read, study, train_card
 from wmlightning.results.canvas import COLOURS, png
 from wmlightning.results.curves import curves
 from wmlightning.results.figures import write_figures
@@ -99,6 +99,17 @@ def test_a_logarithmic_axis_with_nothing_on_it_stops_no_other_figure(tmp_path: P
     assert sorted(path.name for path in written) == ["curve-finetune.png", "curve-prune.png", "pareto.png"]
     (axes,) = curves(aggregate(read(tmp_path / "runs")))["finetune"].axes
     assert axes.get_xscale() == "log" and 0 < axes.get_xlim()[0] < axes.get_xlim()[1]
+
+
+def test_trained_triggers_are_drawn_and_named_where_they_count(tmp_path: Path) -> None:
+    for card in by_heart():
+        leave(tmp_path, card)
+    figure = curves(aggregate(read(tmp_path)))["finetune"]
+    assert max(figure.axes[0].get_lines()[0].get_ydata()) == pytest.approx(95)
+    assert "new triggers; with random labels: trained triggers" in labels(figure)
+    figure = pareto(aggregate(read(tmp_path), every_epoch=True))["pareto"]
+    assert figure.axes[0].get_title() == "key: paper, random labels\n(trained triggers)"
+    assert figure.axes[0].get_lines()[0].get_ydata().min() == pytest.approx(70)
 
 
 def test_settings_have_figures_of_their_own(tmp_path: Path) -> None:

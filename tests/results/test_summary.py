@@ -9,6 +9,7 @@ import pytest
 from tests.results.cards import (
     accuracies,
     attack_card,
+    by_heart,
     inversion_card,
     leave,
     one,
@@ -47,6 +48,17 @@ def test_the_summary_is_mean_and_range_over_seeds(tmp_path: Path) -> None:
     assert line["clean_lost_max"] == pytest.approx(91 - 80)
     assert one(summary, is_victim=True)["clean_acc_max"] == pytest.approx(92)
     assert one(summary, attack="none")["seconds_mean"] != one(summary, attack="none")["seconds_mean"]
+
+
+def test_of_a_key_learned_by_heart_trained_triggers_count(tmp_path: Path) -> None:
+    for card in (*by_heart(), train_card()):
+        leave(tmp_path, card)
+    summary = aggregate(read(tmp_path))
+    lines = {key: one(summary, key=key, attack="none") for key in ("paper, random labels", "paper")}
+    assert [line["kept_mean"] for line in lines.values()] == pytest.approx([100, 99])
+    assert [line["trigger_new_acc_mean"] for line in lines.values()] == pytest.approx([10, 99])
+    last = one(summary, attack="finetune", strength=0.1)
+    assert last["kept_mean"] == pytest.approx(95)
 
 
 def test_every_epoch_on_request(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ from matplotlib.lines import Line2D
 
 from wmlightning.results import canvas
 from wmlightning.results.canvas import COLOURS, GREY, Task, shown
+from wmlightning.results.rows import is_by_heart
 from wmlightning.results.series import series
 
 #: Column of the summary, its name, and how its line looks.
 _LINES: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("trigger_new_acc", "new triggers", {"linestyle": "-", "linewidth": 1.8, "marker": "o", "markersize": 3.5}),
+    ("kept", "new triggers", {"linestyle": "-", "linewidth": 1.8, "marker": "o", "markersize": 3.5}),
     ("clean_acc", "clean images", {"linestyle": "--", "linewidth": 1.2}),
     ("decoy_acc", "decoys", {"linestyle": ":", "linewidth": 1.0}),
 )
@@ -104,6 +105,8 @@ def _legend(figure: Figure, part: pd.DataFrame, colours: dict[str, str], log: bo
     present = {key or _NO_KEY for key in part["key"]}
     keys = [canvas.swatch(colour, key) for key, colour in colours.items() if key in present]
     lines = [Line2D([], [], color=GREY, label=label, **look) for _, label, look in _LINES]
+    if part["key"].map(is_by_heart).any():
+        lines[0].set_label("new triggers; with random labels: trained triggers")
     more = []
     if log:
         more.append(Line2D([], [], color=GREY, marker="<", linestyle="", label="the untouched model"))

@@ -38,6 +38,7 @@ COLUMNS = {
 }
 
 _LONGEST_TARGET = 1000
+_BY_HEART = "random labels"
 _EMPTY: Row = {
     name: {"text": "", "real": math.nan, "whole": None, "flag": False}[kind] for name, kind in COLUMNS.items()
 }
@@ -67,6 +68,11 @@ def rows_of(content: Any, folder: str) -> list[Row]:
     return []
 
 
+def is_by_heart(key: str) -> bool:
+    """Whether a model learns a key's triggers one by one: of new ones it knows nothing, before any attack as after."""
+    return _BY_HEART in key.split(", ")
+
+
 def key_name(watermark: Fields) -> str:
     """What sets a key apart from others of its watermark, in a word or two."""
     n_marks = watermark.whole("n_marks", 1) or 1
@@ -76,7 +82,7 @@ def key_name(watermark: Fields) -> str:
         name = "negatives" if with_negatives else "paper"
     else:
         name = f"{n_marks} marks" if with_negatives else f"{n_marks} marks, no negatives"
-    name += ", random labels" if watermark.text("label", "target") == "random" else ""
+    name += f", {_BY_HEART}" if watermark.text("label", "target") == "random" else ""
     return name + (", fresh noise" if watermark.scalars().get("fresh") == "True" else "")
 
 

@@ -16,7 +16,7 @@ from wmlightning.errors import UserError, listed
 from wmlightning.results.card import FILE, read_card
 from wmlightning.results.fields import cleaned, spelled
 from wmlightning.results.found import check_readable, places
-from wmlightning.results.rows import ACCURACIES, COLUMNS, Row, rows_of
+from wmlightning.results.rows import ACCURACIES, COLUMNS, Row, is_by_heart, rows_of
 
 _DTYPES = {"text": "object", "real": "float64", "whole": "Int64", "flag": "bool"}
 
@@ -26,7 +26,7 @@ GROUP = (
     *("strength_name", "strength_scale", "strength", "is_victim"),
 )
 #: Given in per cent, or percentage points, in the summary.
-PERCENT = (*ACCURACIES, "clean_lost")
+PERCENT = (*ACCURACIES, "kept", "clean_lost")
 MEASURED = (*PERCENT, "score", "p_value", "twin_score", "twin_p_value", "seconds")
 
 
@@ -157,6 +157,13 @@ def from_csv(path: Path) -> pd.DataFrame:
     )
 
 
+def judged(frame: pd.DataFrame) -> pd.DataFrame:
+    """With ``kept``: how many new triggers work; of a key that is learned by heart, how many of the trained ones."""
+    by_heart = frame["key"].map(is_by_heart).astype(bool)
+    with_kept: pd.DataFrame = frame.assign(kept=frame["trigger_acc"].where(by_heart, frame["trigger_new_acc"]))
+    return with_kept
+
+
 def aggregate(frame: pd.DataFrame, every_epoch: bool = False) -> pd.DataFrame:
     """Over seeds: mean, least and greatest of what was measured.
 
@@ -168,7 +175,7 @@ def aggregate(frame: pd.DataFrame, every_epoch: bool = False) -> pd.DataFrame:
         One line for each of :data:`GROUP`, with ``X_mean``, ``X_min`` and ``X_max`` for each of :data:`MEASURED`,
         accuracies in per cent; ``n_seeds``, and ``n_runs``, which is larger where runs differ in more than their seed.
     """
-    kept = frame if every_epoch else frame[frame["final"]]
+    kept = judged(frame if every_epoch else frame[frame["final"]])
     victims = kept["is_victim"] & (kept["attack_type"] == "removal")
     # Every card of a removal attack repeats its victim, which is still one model.
     once = kept[victims].drop_duplicates(["victim", "attack", "strength_name", "strength_scale", "seed"])
