@@ -161,22 +161,23 @@ def test_a_mean_over_fewer_models_says_so(tmp_path: Path) -> None:
     assert "(1 of 3)" in cells[4] and cells[5] == "0.5 (1 of 3)"
 
 
-@pytest.mark.parametrize("option", ["text", "strength"])
+@pytest.mark.parametrize("option", ["text", "strength", "augment"])
 def test_models_that_differ_in_more_than_their_seed_are_no_silent_mean(tmp_path: Path, option: str) -> None:
     for i in range(2):
         victim = train_card(watermark="content")
-        victim["config"]["watermark"][option] = f"value {i}"
+        victim["config"]["watermark"][option] = f"value {i}" if option != "augment" else [i]  # of lists no key tells
         victim["fingerprint"] = f"{i}"
         for card in (victim, finetune_card(victim)):
             leave(tmp_path, card, f"{i}-{card['kind']}")
     page = page_of(tmp_path)
     rows = page.one("table", class_="glance").one("tbody").all("tr")
-    secret = option == "text"
-    assert len(rows) == (1 if secret else 2)
-    assert ("2 1 seed" in rows[0].text) == secret
+    pooled = option == "augment"
+    assert len(rows) == (1 if pooled else 2)
+    assert ("2 1 seed" in rows[0].text) == pooled
     for section in ("glance", "curves", "pareto"):
-        assert ("differ in" in page.one("section", id=section).text) == secret
-    assert ("paper, strength=value 1" in page.text) != secret
+        assert ("differ in" in page.one("section", id=section).text) == pooled
+    assert ("paper, text=(withheld) 2" in page.text) == (option == "text")
+    assert ("value 1" in page.text) == ("paper, strength=value 1" in page.text) == (option == "strength")
 
 
 def test_a_key_learned_by_heart_is_judged_by_its_trained_triggers(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from wmlightning.results.fields import Fields, UnexpectedError, cleaned, spelled
-from wmlightning.results.privacy import public_config
+from wmlightning.results.privacy import WITHHELD, public_config
 
 Row = dict[str, Any]
 
@@ -52,9 +52,9 @@ def rows_of(content: Any, folder: str) -> list[Row]:
         folder: where it was, for the last column.
 
     Returns:
-        Rows with :data:`COLUMNS`, and with ``marks``, the watermark's options as far as they are no secret; those of an
-        attack also with its ``options``: what its user chose, its ``way`` and ``versions``. Nothing for another
-        kind of card.
+        Rows with :data:`COLUMNS`, and with ``marks``, the watermark's options as far as they are no secret, and
+        ``hidden``, the values of the others, to be compared and never shown. Those of an attack also with its
+        ``options``: what its user chose, its ``way`` and ``versions``. Nothing for another kind of card.
 
     Raises:
         UnexpectedError: if a field that the table needs is not as it should be.
@@ -116,7 +116,7 @@ def _common(card: Fields) -> Row:
     return {
         **_EMPTY,
         **names_of(card.part("config")),
-        "marks": _marks(card.part("config")),
+        **_marks(card.part("config")),
         "seed": seed,
         "precision": card.text("precision", ""),
         "device": card.text("device", ""),
@@ -125,8 +125,15 @@ def _common(card: Fields) -> Row:
     }
 
 
-def _marks(config: Fields) -> dict[str, str]:
-    return Fields(public_config(config.content(), with_secrets=False)).part("watermark").scalars()
+def _marks(config: Fields) -> dict[str, dict[str, str]]:
+    marks = Fields(public_config(config.content(), with_secrets=False)).part("watermark")
+    values = config.part("watermark").content()
+    hidden = {cleaned(name): _compared(values[name]) for name, shown in marks.content().items() if shown == WITHHELD}
+    return {"marks": marks.scalars(), "hidden": hidden}
+
+
+def _compared(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value, sort_keys=True)
 
 
 def _accuracies(metrics: Fields, prefix: str) -> Row:

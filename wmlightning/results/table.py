@@ -16,6 +16,7 @@ from wmlightning.errors import UserError, listed
 from wmlightning.results.card import FILE, read_card
 from wmlightning.results.fields import cleaned, spelled
 from wmlightning.results.found import check_readable, places
+from wmlightning.results.privacy import WITHHELD
 from wmlightning.results.rows import ACCURACIES, COLUMNS, Row, is_by_heart, rows_of
 
 _DTYPES = {"text": "object", "real": "float64", "whole": "Int64", "flag": "bool"}
@@ -91,9 +92,26 @@ def _tell_apart(rows: list[Row]) -> None:
     To the key, options of watermarks; to the settings, those of attacks. Without it, a sweep over an option would end
     as one mean in the summary.
     """
+    _number_hidden(rows)
     _add_differing(rows, "key", "marks", ("dataset", "model", "watermark", "key"))
     attacks = [row for row in rows if not (row["is_victim"] and row["attack_type"] == "removal")]
     _add_differing(attacks, "settings", "options", ("dataset", "model", "attack"))  # their victim is the same for all
+
+
+def _number_hidden(rows: Iterable[Row]) -> None:
+    """Numbers the values of an option that is withheld, where there are several.
+
+    In the order of models' fingerprints, which tells nothing of the values; one value has one number in all tasks.
+    """
+    first: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    options = [(row, name, value) for row in rows for name, value in row["hidden"].items()]
+    for row, name, value in options:
+        values = first[row["watermark"], name]
+        values[value] = min(values.get(value, row["victim"]), row["victim"])
+    ranks = {about: sorted(values, key=values.__getitem__) for about, values in first.items()}
+    for row, name, value in options:
+        if len(ranked := ranks[row["watermark"], name]) > 1:
+            row["marks"] = {**row["marks"], name: f"{WITHHELD} {ranked.index(value) + 1}"}
 
 
 def _add_differing(rows: Iterable[Row], column: str, options: str, alike: tuple[str, ...]) -> None:
