@@ -37,6 +37,7 @@ def read(runs: Path, trained: pd.DataFrame) -> pd.DataFrame:
     frame = frame.assign(key=frame.victim.map(dict(zip(trained.fingerprint, trained.key, strict=True))))
     inverted = frame.attack_type == "detection"
     cards = {folder: read_card(runs / folder) or {} for folder in frame[inverted].folder}
+    # Where nothing newer is there, the table has what an earlier test found; a study takes none of its p-values.
     of_now = [name for name, card in cards.items() if card["identity"].get("exposure") == EXPOSURE_VERSION]
     frame = frame[~inverted | frame.folder.isin(of_now)]
     strangers = {folder: cards[folder]["findings"].get("n_null") for folder in of_now}
@@ -68,11 +69,10 @@ def bargains(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame[(frame.attack_type == "removal") & ~frame.is_victim].copy()
     # As many digits as the CSV file has, so that the page is the same from there: 0.7979999781 is 0.798.
     frame["lost"] = (100 * frame.clean_lost).round(4)
-    frame["before"], frame["after"] = frame.victim_clean_acc.round(6), frame.clean_acc.round(6)
     frame["left"], frame["decoys"] = 100 * frame.trigger_new_acc, 100 * frame.decoy_acc
     rows = []
     for names, part in frame.groupby(ABOUT):
-        best = part.iloc[best_bargain(part.before.iloc[0], list(part.after), list(part.left))]
+        best = part.iloc[best_bargain(part.victim_clean_acc.iloc[0], list(part.clean_acc), list(part.left))]
         gone = part[part.left < GONE]
         row = dict(zip(ABOUT, names, strict=True)) | {name: best[name] for name in ("left", "decoys", "lost")}
         row |= {"price": gone.lost.min(), "weakest": gone.strength.min(), "strongest": part.strength.max()}

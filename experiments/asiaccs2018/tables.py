@@ -25,7 +25,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from wmlightning.files import write_bytes
 from wmlightning.results.card import PICTURE
 from wmlightning.results.figures import write_figures
-from wmlightning.results.table import aggregate
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parents[1] / "README.md"
@@ -161,7 +160,7 @@ def _figures(runs: Path, out: Path, attacked: pd.DataFrame, add: bool) -> dict[s
     for old in folder.glob("*.png"):
         if not (add and old.name.startswith("inversion-")):
             old.unlink()
-    write_figures(aggregate(attacked[attacked.key != "paper, random labels"]), folder)
+    write_figures(attacked[attacked.key != "paper, random labels"], folder)
     recovered = attacked[(attacked.attack_type == "detection") & (attacked.key == "paper")].sort_values("seed")
     for (dataset, watermark), part in recovered.groupby(["dataset", "watermark"]):
         picture = runs / part.folder.iloc[0] / PICTURE

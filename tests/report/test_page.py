@@ -8,8 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.reading import Node, one_of_each, page_of, pictured, report_of, verdict
-from tests.results.cards import claim_card, finetune_card, inversion_card, leave, prune_card, study, train_card
+from tests.report.reading import Node, one_of_each, page_of, parsed, pictured, report_of, verdict
+from tests.results.cards import (
+    by_heart,
+    claim_card,
+    finetune_card,
+    inversion_card,
+    leave,
+    prune_card,
+    study,
+    train_card,
+)
 from wmlightning.report.page import render
 from wmlightning.results.table import aggregate, read_all
 
@@ -152,22 +161,49 @@ def test_a_mean_over_fewer_models_says_so(tmp_path: Path) -> None:
     assert "(1 of 3)" in cells[4] and cells[5] == "0.5 (1 of 3)"
 
 
-@pytest.mark.parametrize("option", ["text", "strength"])
+@pytest.mark.parametrize("option", ["text", "strength", "augment"])
 def test_models_that_differ_in_more_than_their_seed_are_no_silent_mean(tmp_path: Path, option: str) -> None:
     for i in range(2):
         victim = train_card(watermark="content")
-        victim["config"]["watermark"][option] = f"value {i}"
+        victim["config"]["watermark"][option] = f"value {i}" if option != "augment" else [i]  # of lists no key tells
         victim["fingerprint"] = f"{i}"
         for card in (victim, finetune_card(victim)):
             leave(tmp_path, card, f"{i}-{card['kind']}")
     page = page_of(tmp_path)
     rows = page.one("table", class_="glance").one("tbody").all("tr")
-    secret = option == "text"
-    assert len(rows) == (1 if secret else 2)
-    assert ("2 1 seed" in rows[0].text) == secret
+    pooled = option == "augment"
+    assert len(rows) == (1 if pooled else 2)
+    assert ("2 1 seed" in rows[0].text) == pooled
     for section in ("glance", "curves", "pareto"):
-        assert ("differ in" in page.one("section", id=section).text) == secret
-    assert ("paper, strength=value 1" in page.text) != secret
+        assert ("differ in" in page.one("section", id=section).text) == pooled
+    assert ("paper, text=(withheld) 2" in page.text) == (option == "text")
+    assert ("value 1" in page.text) == ("paper, strength=value 1" in page.text) == (option == "strength")
+
+
+def test_a_key_learned_by_heart_is_judged_by_its_trained_triggers(tmp_path: Path) -> None:
+    for card in by_heart():
+        leave(tmp_path, card)
+    report = report_of(tmp_path)
+    training, attack = report.results
+    assert (training.new, attack.new, attack.before) == pytest.approx((100, 70, 100))
+    assert attack.bargain == "learning rate 0.001"
+    assert attack.spark_told.startswith("trained triggers left: 100 % untouched, 95 %")
+    page = parsed(render(report))
+    (row,) = page.one("table", class_="glance").one("tbody").all("tr")
+    assert row.one("th").text == "noise, paper, random labels trained triggers"
+    assert [cell.text.split()[0] for cell in row.all("td")[2:]] == ["100.0", "5.0", "70.0"]
+    assert (
+        "noise, paper, random labels (trained triggers): 100.0 % at untouched"
+        in (page.one("section", id="curves").all("svg", role="img")[0].attributes["aria-label"])
+    )
+    plot = page.one("section", id="pareto")
+    assert "70.0 % of trained triggers left" in plot.one("svg", role="img").attributes["aria-label"]
+    assert "trained triggers that still work, %" in plot.text and "new triggers" not in plot.text
+    assert all("trained triggers" in row.text for row in page.one("table", id="all").one("tbody").all("tr"))
+
+
+def test_of_other_keys_no_trained_triggers_are_told(page: Node) -> None:
+    assert "trained triggers" not in page.one("main").text
 
 
 def test_a_loss_of_next_to_nothing_has_no_sign(tmp_path: Path) -> None:

@@ -103,6 +103,19 @@ def finetune_card(victim: dict[str, Any], rates: tuple[float, ...] = LEARNING_RA
     return attack_card(victim, "finetune", type="removal", strength=strength, curve=curve)
 
 
+def by_heart(seed: int = 0, **options: Any) -> list[dict[str, Any]]:
+    """A model with a label for each trigger, and fine-tuning: trained triggers stay, new ones are left to chance."""
+    victim = train_card(seed=seed)
+    victim["name"] = victim["fingerprint"] = f"heart{seed}"
+    victim["config"]["watermark"] |= {"label": "random", "negatives": 0, **options}
+    victim["metrics"] |= {"test/trigger_acc": 1.0, "test/trigger_new_acc": 0.1}
+    attack = finetune_card(victim)
+    for row in attack["curve"]:
+        row["metrics"] |= {"attack/trigger_acc": 0.95, "attack/trigger_new_acc": 0.1}
+    attack["curve"][0]["metrics"] |= {"attack/trigger_acc": 0.7, "attack/trigger_new_acc": 0.2}
+    return [victim, attack]
+
+
 def inversion_card(victim: dict[str, Any], score: float = 0.41, p_value: float = 0.03) -> dict[str, Any]:
     twin = {"score": 0.1, "p_value": 0.6}
     findings = {"score": score, "p_value": p_value, "null_mean": 0.1, "n_null": 99, "twin": twin, "picture": "x.png"}

@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tests.helpers import many
-from tests.results.cards import finetune_card, inversion_card, leave, prune_card, read, study, train_card
+from tests.results.cards import by_heart, finetune_card, inversion_card, leave, prune_card, read, study, train_card
 from wmlightning.results.canvas import COLOURS, png
 from wmlightning.results.curves import curves
 from wmlightning.results.figures import write_figures
@@ -84,6 +85,33 @@ def test_the_untouched_model_is_a_mark_on_a_logarithmic_axis(tmp_path: Path) -> 
     assert "the untouched model" in labels(figure)
 
 
+@pytest.mark.parametrize("spoilt", ["metrics", "strengths", "both"])
+def test_a_logarithmic_axis_with_nothing_on_it_stops_no_other_figure(tmp_path: Path, spoilt: str) -> None:
+    leave(tmp_path / "runs", prune_card(train_card()))
+    card = finetune_card(train_card())
+    for row in card["curve"]:
+        row["metrics"] = row["metrics"] if spoilt == "strengths" else dict.fromkeys(row["metrics"])
+        row["strength"] *= 1 if spoilt == "metrics" else -1
+    leave(tmp_path / "runs", card)
+    out = tmp_path / "out"
+    out.mkdir()
+    written = write_figures(read(tmp_path / "runs"), out)
+    assert sorted(path.name for path in written) == ["curve-finetune.png", "curve-prune.png", "pareto.png"]
+    (axes,) = curves(aggregate(read(tmp_path / "runs")))["finetune"].axes
+    assert axes.get_xscale() == "log" and 0 < axes.get_xlim()[0] < axes.get_xlim()[1]
+
+
+def test_trained_triggers_are_drawn_and_named_where_they_count(tmp_path: Path) -> None:
+    for card in by_heart():
+        leave(tmp_path, card)
+    figure = curves(aggregate(read(tmp_path)))["finetune"]
+    assert max(figure.axes[0].get_lines()[0].get_ydata()) == pytest.approx(95)
+    assert "new triggers; with random labels: trained triggers" in labels(figure)
+    figure = pareto(aggregate(read(tmp_path), every_epoch=True))["pareto"]
+    assert figure.axes[0].get_title() == "key: paper, random labels\n(trained triggers)"
+    assert figure.axes[0].get_lines()[0].get_ydata().min() == pytest.approx(70)
+
+
 def test_settings_have_figures_of_their_own(tmp_path: Path) -> None:
     card = prune_card(train_card())
     low, high = (prune_card(train_card(), settings={"lr": lr})["curve"] for lr in (0.1, 0.2))
@@ -127,10 +155,10 @@ def test_keys_keep_their_colours(tmp_path: Path) -> None:
 
 def test_one_panel_a_key_and_one_point_a_surrogate(tmp_path: Path) -> None:
     study(tmp_path, seeds=(0, 1))
-    figure = pareto(aggregate(read(tmp_path)))["pareto"]
+    figure = pareto(aggregate(read(tmp_path), every_epoch=True))["pareto"]
     assert [axes.get_title() for axes in figure.axes] == ["key: paper", "key: negatives"]
     for axes in figure.axes:
-        assert sum(len(dots.get_offsets()) for dots in axes.collections) == 2 + 2  # final ones of two attacks
+        assert sum(len(dots.get_offsets()) for dots in axes.collections) == 2 + 4  # of two attacks, after every epoch
         front = axes.get_lines()[0]
         assert front.get_xdata().min() == 0  # doing nothing costs nothing
         assert list(front.get_ydata()) == sorted(front.get_ydata(), reverse=True)
@@ -140,14 +168,14 @@ def test_one_panel_a_key_and_one_point_a_surrogate(tmp_path: Path) -> None:
 def test_longer_attacks_are_larger_points(tmp_path: Path) -> None:
     leave(tmp_path, prune_card(train_card(), seconds=1.0))
     leave(tmp_path, finetune_card(train_card()))
-    (axes,) = pareto(aggregate(read(tmp_path)))["pareto"].axes
+    (axes,) = pareto(aggregate(read(tmp_path), every_epoch=True))["pareto"].axes
     longer, shorter = (dots.get_sizes().max() for dots in axes.collections)
     assert longer > shorter
 
 
 def test_no_bargain_without_a_watermark(tmp_path: Path) -> None:
     leave(tmp_path, prune_card(train_card(watermark="none")))
-    assert pareto(aggregate(read(tmp_path))) == {}
+    assert pareto(aggregate(read(tmp_path), every_epoch=True)) == {}
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
@@ -157,7 +185,7 @@ def test_figures_are_pictures(tmp_path: Path) -> None:
     study(tmp_path / "runs", seeds=(0, 1))
     out = tmp_path / "out"
     out.mkdir()
-    written = write_figures(aggregate(read(tmp_path / "runs")), out)
+    written = write_figures(read(tmp_path / "runs"), out)
     assert sorted(path.name for path in written) == ["curve-finetune.png", "curve-prune.png", "pareto.png"]
     assert sorted(out.iterdir()) == sorted(written)
     for path in written:
@@ -174,7 +202,7 @@ def test_names_that_mean_something_elsewhere(tmp_path: Path) -> None:
         leave(tmp_path / "runs", {**prune_card(victim), "attack": name, "fingerprint": f"{i}"}, f"{i}")
     out = tmp_path / "out"
     out.mkdir()
-    written = write_figures(aggregate(read(tmp_path / "runs")), out)
+    written = write_figures(read(tmp_path / "runs"), out)
     assert len({path.name for path in written}) == len(written) == len(names) + 1
     assert sorted(out.iterdir()) == sorted(written)
     assert all(len(path.name) < 100 for path in written)
@@ -184,7 +212,7 @@ def test_a_hidden_name_is_in_the_legend(tmp_path: Path) -> None:
     victim = train_card()
     victim["config"]["watermark"]["_target_"] = "_ghost"
     leave(tmp_path, prune_card(victim))
-    assert "_ghost" in labels(pareto(aggregate(read(tmp_path)))["pareto"])
+    assert "_ghost" in labels(pareto(aggregate(read(tmp_path), every_epoch=True))["pareto"])
 
 
 def test_the_legend_fits(tmp_path: Path) -> None:
@@ -198,7 +226,20 @@ def test_the_legend_fits(tmp_path: Path) -> None:
     assert box.x0 >= 0 and box.x1 <= width and box.y0 >= 0
 
 
+def test_a_thief_may_stop_after_any_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave(tmp_path, finetune_card(train_card(), rates=(0.1,), epochs=3))
+    drawn = []
+
+    def noted(summary: pd.DataFrame) -> dict[str, Figure]:
+        drawn.append(summary)
+        return pareto(summary)
+
+    monkeypatch.setattr("wmlightning.results.figures.pareto", noted)
+    write_figures(read(tmp_path), tmp_path)
+    assert [sum(~summary["is_victim"]) for summary in drawn] == [3]
+
+
 def test_nothing_to_draw(tmp_path: Path) -> None:
-    assert write_figures(aggregate(read(tmp_path)), tmp_path) == []
+    assert write_figures(read(tmp_path), tmp_path) == []
     leave(tmp_path, inversion_card(train_card()))
-    assert write_figures(aggregate(read(tmp_path)), tmp_path) == []
+    assert write_figures(read(tmp_path), tmp_path) == []

@@ -9,6 +9,7 @@ import pytest
 from tests.results.cards import (
     accuracies,
     attack_card,
+    by_heart,
     inversion_card,
     leave,
     one,
@@ -47,6 +48,17 @@ def test_the_summary_is_mean_and_range_over_seeds(tmp_path: Path) -> None:
     assert line["clean_lost_max"] == pytest.approx(91 - 80)
     assert one(summary, is_victim=True)["clean_acc_max"] == pytest.approx(92)
     assert one(summary, attack="none")["seconds_mean"] != one(summary, attack="none")["seconds_mean"]
+
+
+def test_of_a_key_learned_by_heart_trained_triggers_count(tmp_path: Path) -> None:
+    for card in (*by_heart(), train_card()):
+        leave(tmp_path, card)
+    summary = aggregate(read(tmp_path))
+    lines = {key: one(summary, key=key, attack="none") for key in ("paper, random labels", "paper")}
+    assert [line["kept_mean"] for line in lines.values()] == pytest.approx([100, 99])
+    assert [line["trigger_new_acc_mean"] for line in lines.values()] == pytest.approx([10, 99])
+    last = one(summary, attack="finetune", strength=0.1)
+    assert last["kept_mean"] == pytest.approx(95)
 
 
 def test_every_epoch_on_request(tmp_path: Path) -> None:
@@ -105,12 +117,35 @@ def test_options_are_in_the_order_of_their_size(tmp_path: Path) -> None:
     assert found == [f"paper, n_triggers={n}" for n in ("0.01", "60", "300", "1000")]
 
 
-def test_of_secret_options_only_whether_they_are_chosen_tells_apart(tmp_path: Path) -> None:
+def test_secret_options_are_numbered_and_not_told(tmp_path: Path) -> None:
     secrets = ({"text": "SESAME", "source_class": 1}, {"text": "CRIMSON", "source_class": 2}, {"text": None})
     ablation(tmp_path, *({"source_class": "any", **chosen} for chosen in secrets), watermark="content")
     summary = aggregate(read(tmp_path))
-    told = {"paper, source_class=(withheld), text=(withheld)": 2, "paper, source_class=any, text=None": 1}
-    assert summary.groupby("key")["n_runs"].max().to_dict() == told
+    keys = [f"paper, source_class=(withheld) {i}, text=(withheld) {i}" for i in (1, 2)]
+    assert list(dict.fromkeys(summary["key"])) == [*keys, "paper, source_class=any, text=None"]
+    assert set(summary["n_runs"]) == {1}
+
+
+def test_a_secret_option_of_one_value_has_no_number(tmp_path: Path) -> None:
+    ablation(tmp_path, *({"text": text} for text in ("SESAME", "SESAME", None)), watermark="content")
+    summary = aggregate(read(tmp_path))
+    assert summary.groupby("key")["n_runs"].max().to_dict() == {"paper, text=(withheld)": 2, "paper, text=None": 1}
+
+
+@pytest.mark.parametrize("values", [(0.3, 1.0), (1, 0.3)])
+def test_numbers_of_secret_options_follow_fingerprints_in_every_task(
+    tmp_path: Path, values: tuple[float, float]
+) -> None:
+    """The larger one comes first or last by chance, and one value has one number."""
+    for dataset, turned in (("mnist", 1), ("cifar10", -1)):
+        for i, opacity in enumerate(values[::turned]):
+            victim = train_card(dataset, watermark="content")
+            victim["config"]["watermark"] |= {"opacity": opacity, "place": [1, {"deep": opacity}]}
+            victim["fingerprint"] = f"{'b' if turned == 1 else 'c'}{i}"
+            leave(tmp_path, victim, f"{9 - i}-{dataset}")
+    frame = read(tmp_path)
+    assert set(frame["key"]) == {f"paper, opacity=(withheld) {i}, place=(withheld) {i}" for i in (1, 2)}
+    assert dict(zip(frame["victim"], frame["key"].str[-1], strict=True)) == {"b0": "1", "b1": "2", "c0": "2", "c1": "1"}
 
 
 def test_thieves_with_other_data_are_kept_apart(tmp_path: Path) -> None:

@@ -111,6 +111,31 @@ def test_what_lies_there_twice_is_counted_once(tmp_path: Path) -> None:
     assert_frame_equal(read(tmp_path), once)
 
 
+def versions_of(runs: Path, *found: tuple[str, dict[str, Any]]) -> None:
+    """An inversion of one model for each name and identity; their p-values are their numbers."""
+    for i, (name, identity) in enumerate(found, 1):
+        card = {**inversion_card(train_card(), p_value=i / 100), "fingerprint": name, "identity": identity}
+        leave(runs, card, name)
+
+
+def test_of_an_attack_by_several_versions_the_newest_counts(tmp_path: Path) -> None:
+    way = {"version": 1, "attack": {"steps": 200}, "judge": {"n_strangers": 99}}
+    versions_of(tmp_path, ("c", way), ("a", {**way, "exposure": 3}), ("b", {**way, "exposure": 2}))
+    assert list(read(tmp_path)["p_value"]) == [0.02]
+    line = one(aggregate(read(tmp_path)))
+    assert (line["n_runs"], line["p_value_mean"]) == (1, 0.02)
+
+
+def test_what_was_done_in_another_way_is_not_older(tmp_path: Path) -> None:
+    way = {"version": 1, "attack": {"steps": 200}}
+    other = {"version": 2, "attack": {"steps": 100}}
+    versions_of(tmp_path, ("a", way), ("b", other), ("c", {}), ("d", {**way, "version": True}))
+    victim = train_card(seed=1)  # another model
+    leave(tmp_path, {**inversion_card(victim, p_value=0.05), "identity": {**way, "version": 3}})
+    leave(tmp_path, {**inversion_card(victim, p_value=0.06), "fingerprint": "e", "identity": "x"}, "e")
+    assert sorted(read(tmp_path)["p_value"]) == [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]
+
+
 def test_the_order_does_not_depend_on_folders(tmp_path: Path) -> None:
     cards = [
         card

@@ -159,6 +159,7 @@ def plan(intents: Sequence[Intent], job: Job, victim: Victim) -> list[Assault]:
 def _assault(intent: Intent, job: Job, victim: Victim, others: OtherImages | None) -> Assault:
     cfg = job.cfg
     attacker = {"seed": cfg.attacker.seed, "n": cfg.attacker.n, "data": others.identity() if others else None}
+    # Whole numbers at the top are versions, and only they: of cards that differ in nothing else, the newest counts.
     identity: dict[str, Any] = {
         "version": _ATTACK_VERSION,
         "victim": victim.fingerprint,

@@ -11,11 +11,12 @@ from typing import Any
 import pandas as pd
 
 from wmlightning.report.drawing import Axis, Look, label, percent_axis, records, strength_axis
+from wmlightning.results.rows import is_by_heart
 from wmlightning.results.series import Series, series
 
-#: Column of the summary, and its name; a drawing for each of the first two.
+#: Column of the summary, and its name; a drawing for each of the first two. A line of trained triggers says so itself.
 MEASURED = (
-    ("trigger_new_acc", "new triggers that still work"),
+    ("kept", "new triggers that still work"),
     ("clean_acc", "clean accuracy"),
     ("decoy_acc", "decoys"),
 )
@@ -123,7 +124,8 @@ def _chart(dataset: str, model: str, one: Series, part: pd.DataFrame, known: Map
     lines: list[_Line] = []
     for (watermark, key), group in part.groupby(["watermark", "key"], sort=False):
         kind = str(watermark), str(key)
-        lines.append(_Line(len(lines), label(*kind), known[kind], records(group, "strength")))
+        named = label(*kind) + (" (trained triggers)" if is_by_heart(str(key)) else "")
+        lines.append(_Line(len(lines), named, known[kind], records(group, "strength")))
     shifts = _shifts(len(lines), sorted({x.at(strength) for strength in part["strength"]}))
     panels = []
     for name, measure in MEASURED[:2]:

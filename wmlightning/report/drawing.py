@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from wmlightning.results.rows import is_by_heart
+
 #: Of every drawing, in its own units; the page scales it.
 WIDTH, HEIGHT = 380, 236
 LEFT, RIGHT, TOP, BOTTOM = 40, 372, 10, 194
@@ -82,6 +84,11 @@ def records(table: pd.DataFrame, by: str | None = None) -> list[dict[str, Any]]:
 def label(watermark: str, key: str) -> str:
     """What a line is called."""
     return "no watermark" if watermark == "none" else f"{watermark}, {key}" if key else watermark
+
+
+def triggers_of(key: str) -> str:
+    """By which triggers a key is judged."""
+    return "trained triggers" if is_by_heart(key) else "new triggers"
 
 
 def spelled(value: float, digits: int) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from wmlightning.report.drawing import Look, label, records
+from wmlightning.report.drawing import Look, label, records, triggers_of
 from wmlightning.results.front import best_bargain
+from wmlightning.results.table import judged
 
 #: Of a sparkline, in its own units.
 SPARK_WIDTH, SPARK_HEIGHT = 60, 16
@@ -29,9 +30,10 @@ class Result:
         strengths: in words.
         clean: clean accuracy; of an attack, at the thief's best bargain, as ``lost``, ``new`` and ``decoys``.
         lost: percentage points of clean accuracy that the thief pays.
-        before: new triggers that worked before the attack.
+        new: triggers that still work: new ones, but of a key that is learned by heart those it was trained on.
+        before: of the same triggers, how many worked before the attack.
         bargain: its strength.
-        spark: new triggers left over strength, as an SVG path.
+        spark: triggers left over strength, as an SVG path.
         spark_told: the same in words.
         score: of a detection, with its ``p``, and the same of the unmarked twin; of a claim there is the ``p``.
         seconds: of training or attack.
@@ -67,11 +69,16 @@ class Result:
         """Watermark and key."""
         return label(self.watermark, self.key)
 
+    @property
+    def triggers(self) -> str:
+        """Those that are counted."""
+        return triggers_of(self.key)
+
 
 def results(frame: pd.DataFrame) -> list[Result]:
     """A result for each card that the table was made of, in its order."""
     folders: dict[str, list[dict[str, Any]]] = {}
-    for row in records(frame):
+    for row in records(judged(frame)):
         folders.setdefault(row["folder"], []).append(row)
     return [_result(rows) for rows in folders.values()]
 
@@ -95,16 +102,16 @@ def _result(rows: Sequence[Mapping[str, Any]]) -> Result:
 
 
 def _accuracies(row: Mapping[str, Any]) -> dict[str, float]:
-    columns = {"clean": "clean_acc", "new": "trigger_new_acc", "decoys": "decoy_acc"}
+    columns = {"clean": "clean_acc", "new": "kept", "decoys": "decoy_acc"}
     return {name: 100 * row[column] for name, column in columns.items()}
 
 
 def _removal(victim: Mapping[str, Any], surrogates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    before = {"before": 100 * victim["victim_trigger_new_acc"]}
+    before = {"before": 100 * victim["kept"]}
     if not surrogates:
         return {"settings": victim["settings"], **before}
     clean = [_known(row["clean_acc"], -math.inf) for row in surrogates]
-    left = [_known(row["trigger_new_acc"], 0.0) for row in surrogates]
+    left = [_known(row["kept"], 0.0) for row in surrogates]
     best = surrogates[best_bargain(victim["victim_clean_acc"], clean, left)]
     final = [row for row in surrogates if row["final"]]
     strengths = sorted({row["strength"] for row in surrogates})
@@ -117,7 +124,7 @@ def _removal(victim: Mapping[str, Any], surrogates: Sequence[Mapping[str, Any]])
         "strengths": told,
         "lost": 100 * best["clean_lost"],
         "bargain": f"{best['strength_name'] or 'strength'} {best['strength']:g}",
-        "spark": _spark([victim["trigger_new_acc"], *(row["trigger_new_acc"] for row in final)]),
+        "spark": _spark([victim["kept"], *(row["kept"] for row in final)]),
         "spark_told": _spark_told(victim, final),
         "seconds": sum(row["seconds"] for row in final if not math.isnan(row["seconds"])),
     }
@@ -138,11 +145,11 @@ def _spark(shares: Sequence[float]) -> str:
 def _spark_told(victim: Mapping[str, Any], drawn: Sequence[Mapping[str, Any]]) -> str:
     if not drawn:
         return ""
-    before, end = victim["trigger_new_acc"], drawn[-1]
-    least = min(before, *(row["trigger_new_acc"] for row in drawn))
-    told = f"new triggers left: {100 * before:.0f} % untouched"
-    told += f", {100 * end['trigger_new_acc']:.0f} % at {end['strength_name'] or 'strength'} {end['strength']:g}"
-    return told + (f", {100 * least:.0f} % at the least" if least < min(before, end["trigger_new_acc"]) else "")
+    before, end = victim["kept"], drawn[-1]
+    least = min(before, *(row["kept"] for row in drawn))
+    told = f"{triggers_of(victim['key'])} left: {100 * before:.0f} % untouched"
+    told += f", {100 * end['kept']:.0f} % at {end['strength_name'] or 'strength'} {end['strength']:g}"
+    return told + (f", {100 * least:.0f} % at the least" if least < min(before, end["kept"]) else "")
 
 
 @dataclass(frozen=True)
@@ -169,11 +176,13 @@ class Line:
         n: models.
         seeds: of them, different ones.
         trained: accuracies before any attack.
-        attacked: for each removal attack of the table, new triggers left and points lost.
+        triggers: those that are counted.
+        attacked: for each removal attack of the table, triggers left and points lost.
         detected: for each detection, the p of each model. A mean of them would be no p.
     """
 
     label: str
+    triggers: str
     look: Look
     n: int
     seeds: int
@@ -220,7 +229,7 @@ def _glance(dataset: str, model: str, found: Sequence[Result], known: Mapping[tu
         ]
         trained = [Mean.of([getattr(r, part) for r in models]) for part in ("clean", "new", "decoys")]
         n, seeds = len({r.victim for r in here}), len({r.seed for r in here})
-        lines.append(Line(label(*kind), known[kind], n, seeds, trained, attacked, detected))
+        lines.append(Line(label(*kind), triggers_of(kind[1]), known[kind], n, seeds, trained, attacked, detected))
     return Glance(dataset, model, removals, detections, lines)
 
 

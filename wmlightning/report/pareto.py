@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from wmlightning.report.curves import spelled_strength
-from wmlightning.report.drawing import Axis, Look, loss_axis, percent_axis, records, spelled
+from wmlightning.report.drawing import Axis, Look, loss_axis, percent_axis, records, spelled, triggers_of
 from wmlightning.results.front import pareto_front
 
 #: More symbols than this in one drawing hide each other, and fill the page.
@@ -49,6 +49,7 @@ class Plot:
         dataset: of the task.
         model: of the task.
         key: what its keys have in common; empty without a watermark.
+        triggers: those that are counted.
         alternative: the drawing in words.
         x: accuracy lost.
         y: triggers left.
@@ -62,6 +63,7 @@ class Plot:
     dataset: str
     model: str
     key: str
+    triggers: str
     alternative: str
     x: Axis
     y: Axis
@@ -80,7 +82,7 @@ def plots(summary: pd.DataFrame, known: Mapping[tuple[str, str], Look]) -> list[
         summary: from :func:`~wmlightning.results.table.aggregate`, every epoch: a thief may stop after any.
         known: from :func:`~wmlightning.report.drawing.looks`.
     """
-    measured = summary["clean_lost_mean"].notna() & summary["trigger_new_acc_mean"].notna()
+    measured = summary["clean_lost_mean"].notna() & summary["kept_mean"].notna()
     usable = summary[(summary["attack_type"] == "removal") & measured]
     attacks = {name: i for i, name in enumerate(dict.fromkeys(usable.loc[~usable["is_victim"], "attack"]))}
     found = []
@@ -96,9 +98,10 @@ def _plot(
     known: Mapping[tuple[str, str], Look],
     attacks: Mapping[str, int],
 ) -> Plot:
-    part = part.assign(lost=part["clean_lost_mean"], left=part["trigger_new_acc_mean"])
+    part = part.assign(lost=part["clean_lost_mean"], left=part["kept_mean"])
     x = loss_axis(part["lost"], "clean accuracy lost (points)")
     y = percent_axis("%")
+    which = triggers_of(about[2])
     fronts, points, watermarks, told = [], [], [], []
     for number, ((watermark, key), group) in enumerate(part.groupby(["watermark", "key"], sort=False)):
         look = known[str(watermark), str(key)]
@@ -107,7 +110,7 @@ def _plot(
         best = group[flags].sort_values(["lost", "left"])
         places = [(x.at(a), y.at(b)) for a, b in zip(best["lost"], best["left"], strict=True)]
         fronts.append((number, look, _steps(places)))
-        told.append(f"{watermark}: {_told_front(best)}")
+        told.append(f"{watermark}: {_told_front(best, which)}")
         for one, on_front in zip(records(group), flags.tolist(), strict=True):
             symbol = Look(look.colour, attacks.get(one["attack"], 0) % 6)
             points.append(_point(one, (x.at(one["lost"]), y.at(one["left"])), number, symbol, on_front))
@@ -122,13 +125,13 @@ def _plot(
     shapes = [(name, Look(-1, i % 6)) for name, i in attacks.items() if name in present]
     drawn = [*others[::every], *best_points, *victims]
     left_out, pooled = len(points) - len(drawn), bool((part["n_runs"] > part["n_seeds"]).any())
-    return Plot(*about, alternative, x, y, fronts, drawn, watermarks, shapes, left_out, pooled)
+    return Plot(*about, which, alternative, x, y, fronts, drawn, watermarks, shapes, left_out, pooled)
 
 
-def _told_front(best: pd.DataFrame) -> str:
+def _told_front(best: pd.DataFrame, which: str) -> str:
     cheap = best[best["lost"] <= 2]
     last = (cheap if len(cheap) else best).iloc[-1]
-    return f"{last['left']:.1f} % of new triggers left for {last['lost']:.1f} points"
+    return f"{last['left']:.1f} % of {which} left for {last['lost']:.1f} points"
 
 
 def _steps(points: Sequence[tuple[float, float]]) -> str:

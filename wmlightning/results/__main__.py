@@ -94,7 +94,7 @@ def _write(frame: pd.DataFrame, out: Path) -> list[Path]:
     }
     for name, text in texts.items():
         write_bytes(out / name, text.encode())
-    return [out / name for name in texts] + write_figures(summary, out / "figures")
+    return [out / name for name in texts] + write_figures(frame, out / "figures")
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ from matplotlib.lines import Line2D
 
 from wmlightning.results import canvas
 from wmlightning.results.canvas import COLOURS, GREY, Task, shown
+from wmlightning.results.rows import is_by_heart
 from wmlightning.results.series import series
 
 #: Column of the summary, its name, and how its line looks.
 _LINES: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("trigger_new_acc", "new triggers", {"linestyle": "-", "linewidth": 1.8, "marker": "o", "markersize": 3.5}),
+    ("kept", "new triggers", {"linestyle": "-", "linewidth": 1.8, "marker": "o", "markersize": 3.5}),
     ("clean_acc", "clean images", {"linestyle": "--", "linewidth": 1.2}),
     ("decoy_acc", "decoys", {"linestyle": ":", "linewidth": 1.0}),
 )
@@ -67,7 +68,7 @@ def _figure(
         panels[i][0].set_ylabel(f"{labels[dataset, model]}\naccuracy (%)", fontsize=9)
     log = part["strength_scale"].iloc[0] == "log"
     for axes in figure.axes if log else ():
-        axes.set_xscale("log")
+        _log_axis(axes, part["strength"])
     for axes in panels[-1]:
         axes.set_xlabel(shown(part["strength_name"].iloc[0] or "strength", 36), fontsize=9)
     figure.suptitle(shown(title, 60), fontweight="bold")
@@ -91,10 +92,21 @@ def _draw(axes: Axes, lines: pd.DataFrame, colour: str) -> None:
             axes.plot([0] * len(before), before, "<", color=colour, markersize=5, transform=edge, clip_on=False)
 
 
+def _log_axis(axes: Axes, strengths: pd.Series[float]) -> None:
+    """Logarithmic even where nothing was drawn, for want of accuracies or positive strengths."""
+    axes.set_xscale("log")
+    if axes.get_xlim()[0] <= 0:
+        positive = strengths[strengths > 0]
+        low, high = (positive.min(), positive.max()) if len(positive) else (1.0, 1.0)
+        axes.set_xlim(low / 2, high * 2)
+
+
 def _legend(figure: Figure, part: pd.DataFrame, colours: dict[str, str], log: bool) -> None:
     present = {key or _NO_KEY for key in part["key"]}
     keys = [canvas.swatch(colour, key) for key, colour in colours.items() if key in present]
     lines = [Line2D([], [], color=GREY, label=label, **look) for _, label, look in _LINES]
+    if part["key"].map(is_by_heart).any():
+        lines[0].set_label("new triggers; with random labels: trained triggers")
     more = []
     if log:
         more.append(Line2D([], [], color=GREY, marker="<", linestyle="", label="the untouched model"))

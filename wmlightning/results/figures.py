@@ -11,20 +11,22 @@ from wmlightning.files import write_bytes
 from wmlightning.results.canvas import png
 from wmlightning.results.curves import curves
 from wmlightning.results.pareto import pareto
+from wmlightning.results.table import aggregate
 
 
-def write_figures(summary: pd.DataFrame, folder: Path) -> list[Path]:
+def write_figures(frame: pd.DataFrame, folder: Path) -> list[Path]:
     """Draws all there is to draw.
 
     Args:
-        summary: from :func:`~wmlightning.results.table.aggregate`.
+        frame: from :func:`~wmlightning.results.table.read_all`.
         folder: exists.
 
     Returns:
         The PNG files written.
     """
     written: list[Path] = []
-    for name, figure in {**{f"curve-{name}": f for name, f in curves(summary).items()}, **pareto(summary)}.items():
+    drawn = {f"curve-{name}": figure for name, figure in curves(aggregate(frame)).items()}
+    for name, figure in {**drawn, **pareto(aggregate(frame, every_epoch=True))}.items():
         path = folder / f"{_stem(name)}.png"
         while path in written:  # two names that differ only in what a file may not be called
             path = path.with_stem(f"{path.stem}-2")

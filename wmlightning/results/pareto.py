@@ -14,19 +14,20 @@ from matplotlib.lines import Line2D
 from wmlightning.results import canvas
 from wmlightning.results.canvas import COLOURS, GREY, MARKERS, shown
 from wmlightning.results.front import pareto_front
+from wmlightning.results.rows import is_by_heart
 
-_LOST, _LEFT = "clean_lost_mean", "trigger_new_acc_mean"
+_LOST, _LEFT = "clean_lost_mean", "kept_mean"
 _TICKS = (-5, -1, 0, 1, 2, 5, 10, 20, 50, 100)
 
 
 def pareto(summary: pd.DataFrame) -> dict[str, Figure]:
-    """A panel for each data set and kind of key: accuracy lost against new triggers that still work.
+    """A panel for each data set and kind of key: accuracy lost against triggers that still work.
 
     Each point is a surrogate, mean over seeds, as large as its attack was long. A front for each watermark, over its
     surrogates and the untouched model, shows the best that a thief can do.
 
     Args:
-        summary: from :func:`~wmlightning.results.table.aggregate`.
+        summary: from :func:`~wmlightning.results.table.aggregate`, every epoch: a thief may stop after any.
 
     Returns:
         Figures by name; none without removal attacks on watermarked models.
@@ -62,7 +63,8 @@ def _figure(
             _draw(axes, here, colours, markers)
             _loss_axis(axes, low, high)
             if i == 0:
-                axes.set_title(f"key: {shown(key)}", fontsize=10)
+                title = f"key: {shown(key)}" + ("\n(trained triggers)" if is_by_heart(key) else "")
+                axes.set_title(title, fontsize=10)
         panels[i][0].set_ylabel(f"{labels[dataset, model]}\nnew triggers that still work (%)", fontsize=9)
     for axes in panels[-1]:
         axes.set_xlabel("accuracy lost (percentage points, log. beyond 1)", fontsize=9)

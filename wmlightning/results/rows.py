@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
 from wmlightning.results.fields import Fields, UnexpectedError, cleaned, spelled
-from wmlightning.results.privacy import public_config
+from wmlightning.results.privacy import WITHHELD, public_config
 
 Row = dict[str, Any]
 
@@ -37,6 +38,7 @@ COLUMNS = {
 }
 
 _LONGEST_TARGET = 1000
+_BY_HEART = "random labels"
 _EMPTY: Row = {
     name: {"text": "", "real": math.nan, "whole": None, "flag": False}[kind] for name, kind in COLUMNS.items()
 }
@@ -50,8 +52,9 @@ def rows_of(content: Any, folder: str) -> list[Row]:
         folder: where it was, for the last column.
 
     Returns:
-        Rows with :data:`COLUMNS`, and with ``marks``, the watermark's options as far as they are no secret; those of an
-        attack also with its ``options``: what its user chose. Nothing for another kind of card.
+        Rows with :data:`COLUMNS`, and with ``marks``, the watermark's options as far as they are no secret, and
+        ``hidden``, the values of the others, to be compared and never shown. Those of an attack also with its
+        ``options``: what its user chose, its ``way`` and ``versions``. Nothing for another kind of card.
 
     Raises:
         UnexpectedError: if a field that the table needs is not as it should be.
@@ -65,6 +68,11 @@ def rows_of(content: Any, folder: str) -> list[Row]:
     return []
 
 
+def is_by_heart(key: str) -> bool:
+    """Whether a model learns a key's triggers one by one: of new ones it knows nothing, before any attack as after."""
+    return _BY_HEART in key.split(", ")
+
+
 def key_name(watermark: Fields) -> str:
     """What sets a key apart from others of its watermark, in a word or two."""
     n_marks = watermark.whole("n_marks", 1) or 1
@@ -74,7 +82,7 @@ def key_name(watermark: Fields) -> str:
         name = "negatives" if with_negatives else "paper"
     else:
         name = f"{n_marks} marks" if with_negatives else f"{n_marks} marks, no negatives"
-    name += ", random labels" if watermark.text("label", "target") == "random" else ""
+    name += f", {_BY_HEART}" if watermark.text("label", "target") == "random" else ""
     return name + (", fresh noise" if watermark.scalars().get("fresh") == "True" else "")
 
 
@@ -108,7 +116,7 @@ def _common(card: Fields) -> Row:
     return {
         **_EMPTY,
         **names_of(card.part("config")),
-        "marks": _marks(card.part("config")),
+        **_marks(card.part("config")),
         "seed": seed,
         "precision": card.text("precision", ""),
         "device": card.text("device", ""),
@@ -117,8 +125,15 @@ def _common(card: Fields) -> Row:
     }
 
 
-def _marks(config: Fields) -> dict[str, str]:
-    return Fields(public_config(config.content(), with_secrets=False)).part("watermark").scalars()
+def _marks(config: Fields) -> dict[str, dict[str, str]]:
+    marks = Fields(public_config(config.content(), with_secrets=False)).part("watermark")
+    values = config.part("watermark").content()
+    hidden = {cleaned(name): _compared(values[name]) for name, shown in marks.content().items() if shown == WITHHELD}
+    return {"marks": marks.scalars(), "hidden": hidden}
+
+
+def _compared(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value, sort_keys=True)
 
 
 def _accuracies(metrics: Fields, prefix: str) -> Row:
@@ -151,6 +166,7 @@ def _attack_rows(card: Fields) -> list[Row]:
         "attack_type": kind,
         "attack_fingerprint": card.text("fingerprint"),
         "options": options_of(card.part("config"), attack),
+        **_identity(card.content().get("identity")),
         "victim_clean_acc": judged["clean_acc"],
         "victim_trigger_new_acc": judged["trigger_new_acc"],
     }
@@ -171,6 +187,15 @@ def options_of(config: Fields, attack: str) -> dict[str, str]:
     chosen = config.part("attack").part(attack).scalars()
     thief = config.part("attacker").scalars("attacker.")
     return {**chosen, **{name: value for name, value in thief.items() if name != "attacker.seed"}}
+
+
+def _identity(identity: Any) -> Row:
+    """The ``versions`` of the program's parts that carried an attack out, and in what ``way``, in no matter which."""
+    if not isinstance(identity, dict):  # of somebody else's program: nothing is known to be older than it
+        return {"versions": {}, "way": ""}
+    versions = {name: value for name, value in identity.items() if type(value) is int}
+    rest = {name: value for name, value in identity.items() if name not in versions}
+    return {"versions": versions, "way": json.dumps(rest, sort_keys=True)}
 
 
 def _findings(findings: Fields) -> Row:

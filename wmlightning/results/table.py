@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from wmlightning.errors import UserError, listed
 from wmlightning.results.card import FILE, read_card
 from wmlightning.results.fields import cleaned, spelled
 from wmlightning.results.found import check_readable, places
-from wmlightning.results.rows import ACCURACIES, COLUMNS, Row, rows_of
+from wmlightning.results.privacy import WITHHELD
+from wmlightning.results.rows import ACCURACIES, COLUMNS, Row, is_by_heart, rows_of
 
 _DTYPES = {"text": "object", "real": "float64", "whole": "Int64", "flag": "bool"}
 
@@ -26,7 +27,7 @@ GROUP = (
     *("strength_name", "strength_scale", "strength", "is_victim"),
 )
 #: Given in per cent, or percentage points, in the summary.
-PERCENT = (*ACCURACIES, "clean_lost")
+PERCENT = (*ACCURACIES, "kept", "clean_lost")
 MEASURED = (*PERCENT, "score", "p_value", "twin_score", "twin_p_value", "seconds")
 
 
@@ -44,7 +45,8 @@ def read_all(folder: Path, complain: Callable[[str], None] = on_stderr) -> pd.Da
 
     Args:
         folder: looked through to the bottom, except for links, hidden folders and ``logs``. A model or an attack that
-            lies there twice is counted once.
+            lies there twice is counted once; of an attack that an earlier version of the program carried out too, the
+            newest counts.
         complain: gets one line for each card that cannot be used. A card cut short is none.
     """
     rows: list[Row] = []
@@ -65,8 +67,23 @@ def read_all(folder: Path, complain: Callable[[str], None] = on_stderr) -> pd.Da
         if found and (name := tuple(found[0][part] for part in ("victim", "attack", "attack_fingerprint"))) not in seen:
             seen.add(name)
             rows += found
+    rows = _newest(rows)
     _tell_apart(rows)
     return frame_of(sorted(rows, key=_order))
+
+
+def _newest(rows: Sequence[Row]) -> list[Row]:
+    """Without attacks that a later version of the program carried out on the same model in the same way."""
+    names = sorted({name for row in rows for name in row.get("versions", ())})
+
+    def about(row: Row) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        versions = row.get("versions", {})
+        return (row["victim"], row["attack"], row.get("way", "")), tuple(versions.get(name, 0) for name in names)
+
+    newest: dict[tuple[str, ...], tuple[int, ...]] = {}
+    for way, version in map(about, rows):
+        newest[way] = max(newest.get(way, ()), version)
+    return [row for row in rows if not row.get("way") or about(row)[1] == newest[about(row)[0]]]
 
 
 def _tell_apart(rows: list[Row]) -> None:
@@ -75,9 +92,26 @@ def _tell_apart(rows: list[Row]) -> None:
     To the key, options of watermarks; to the settings, those of attacks. Without it, a sweep over an option would end
     as one mean in the summary.
     """
+    _number_hidden(rows)
     _add_differing(rows, "key", "marks", ("dataset", "model", "watermark", "key"))
     attacks = [row for row in rows if not (row["is_victim"] and row["attack_type"] == "removal")]
     _add_differing(attacks, "settings", "options", ("dataset", "model", "attack"))  # their victim is the same for all
+
+
+def _number_hidden(rows: Iterable[Row]) -> None:
+    """Numbers the values of an option that is withheld, where there are several.
+
+    In the order of models' fingerprints, which tells nothing of the values; one value has one number in all tasks.
+    """
+    first: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    options = [(row, name, value) for row in rows for name, value in row["hidden"].items()]
+    for row, name, value in options:
+        values = first[row["watermark"], name]
+        values[value] = min(values.get(value, row["victim"]), row["victim"])
+    ranks = {about: sorted(values, key=values.__getitem__) for about, values in first.items()}
+    for row, name, value in options:
+        if len(ranked := ranks[row["watermark"], name]) > 1:
+            row["marks"] = {**row["marks"], name: f"{WITHHELD} {ranked.index(value) + 1}"}
 
 
 def _add_differing(rows: Iterable[Row], column: str, options: str, alike: tuple[str, ...]) -> None:
@@ -141,6 +175,13 @@ def from_csv(path: Path) -> pd.DataFrame:
     )
 
 
+def judged(frame: pd.DataFrame) -> pd.DataFrame:
+    """With ``kept``: how many new triggers work; of a key that is learned by heart, how many of the trained ones."""
+    by_heart = frame["key"].map(is_by_heart).astype(bool)
+    with_kept: pd.DataFrame = frame.assign(kept=frame["trigger_acc"].where(by_heart, frame["trigger_new_acc"]))
+    return with_kept
+
+
 def aggregate(frame: pd.DataFrame, every_epoch: bool = False) -> pd.DataFrame:
     """Over seeds: mean, least and greatest of what was measured.
 
@@ -152,7 +193,7 @@ def aggregate(frame: pd.DataFrame, every_epoch: bool = False) -> pd.DataFrame:
         One line for each of :data:`GROUP`, with ``X_mean``, ``X_min`` and ``X_max`` for each of :data:`MEASURED`,
         accuracies in per cent; ``n_seeds``, and ``n_runs``, which is larger where runs differ in more than their seed.
     """
-    kept = frame if every_epoch else frame[frame["final"]]
+    kept = judged(frame if every_epoch else frame[frame["final"]])
     victims = kept["is_victim"] & (kept["attack_type"] == "removal")
     # Every card of a removal attack repeats its victim, which is still one model.
     once = kept[victims].drop_duplicates(["victim", "attack", "strength_name", "strength_scale", "seed"])
