@@ -17,7 +17,7 @@ from wmlightning.errors import UserError
 from wmlightning.ownership.interview import Interview
 from wmlightning.ownership.questions import DecoyKeys, IndependentLabels, Question, SeveralMarks, Terms
 from wmlightning.ownership.recorded import Recorded
-from wmlightning.ownership.statistics.result import TestResult
+from wmlightning.ownership.statistics.result import TestResult, clopper_pearson
 from wmlightning.ownership.suspects.base import Answer, Suspect, missing
 
 Answers = Callable[[torch.Tensor], torch.Tensor]
@@ -189,6 +189,20 @@ def test_budget_is_never_exceeded(n: int) -> None:
     for question in (marks(wrong * 0, groups, 10, IN_ROUNDS), independent(wrong * 0, 9, IN_ROUNDS)):
         assert put(question, wrong, budget=n)[1] == n
     assert put(decoys(6, IN_ROUNDS), lambda numbers: torch.where(numbers < 6, 0, 1), budget=n)[1] == n
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+@pytest.mark.parametrize("n", [0, 1, 4, 13])
+def test_what_was_never_asked_is_counted_nowhere(n: int, sequential: bool) -> None:
+    """Neither as a trigger asked about nor as a miss, wherever the budget ends."""
+    terms, groups = Terms(0.01, 1000, 5000, sequential), torch.arange(4).repeat(5)
+    labels, wrong = torch.zeros(20).long(), torch.arange(20).clamp(max=1)
+    for question in (marks(labels, groups, 10, terms), independent(labels, 9, terms), decoys(6, terms)):
+        asked = min(n, len(question.labels))
+        found, _ = put(question, lambda numbers: wrong[numbers % 20], budget=n)
+        assert (found.n, found.matches, found.n_missing) == (asked, asked > 0, 0)
+        assert found.interval == clopper_pearson(found.matches, asked)
+    assert found.p_value == 1, "decoys that were not asked count against the owner"
 
 
 @pytest.mark.parametrize("sequential", [True, False])
