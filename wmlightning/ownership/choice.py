@@ -59,21 +59,30 @@ def choose(
     order = torch.from_numpy(strangers.stream("order of triggers").sample(len(triggers), len(triggers)))
     fresh = order[torch.isin(order, fresh)]  # the same order when others have been spent meanwhile
     if maker.scheme.label == "random":
-        chosen = fresh[_unlike(triggers.images[fresh])][: terms.queries]
+        chosen = fresh[_unlike(triggers.images[fresh])][: terms.most]
         n_labels = k - isinstance(maker.watermark, MarkingWatermark)
-        return IndependentLabels(_some(triggers, chosen), true[chosen], terms, n_labels, k)
+        return _affordable(IndependentLabels(_some(triggers, chosen), true[chosen], terms, n_labels, k))
     if not _one_mark(maker):
-        chosen = fresh[_in_turns(triggers.groups[fresh])][: terms.queries]
-        return SeveralMarks(_some(triggers, chosen), true[chosen], terms, list(maker.labels.pool), k)
+        chosen = fresh[_in_turns(triggers.groups[fresh])][: terms.most]
+        return _affordable(SeveralMarks(_some(triggers, chosen), true[chosen], terms, list(maker.labels.pool), k))
     telling = fresh[(triggers.labels != true)[fresh]]  # elsewhere the plain truth would match
     if not len(telling):
         raise UserError("triggers", "all show the class that they are to be taken for", "a key with other triggers")
-    chosen = telling[: terms.queries]
+    chosen = telling[: terms.most]
 
     def decoy(number: int, n: int) -> Tensor:
         return maker.disguised(strangers.derive(f"decoy/{number}"), triggers, chosen[:n]).images
 
     return DecoyKeys(_some(triggers, chosen), true[chosen], terms, decoy, k)
+
+
+def _affordable(question: Question) -> Question:
+    """The question, unless it is the budget that leaves too few triggers to decide anything."""
+    terms, best = question.terms, question.best_p()
+    if best > terms.alpha and len(question.labels) == terms.budget < terms.queries and not terms.settled:
+        wrong = f"{terms.budget} queries, but even if every one matches, p is {best:.2g} for alpha={terms.alpha:g}"
+        raise UserError("budget", wrong, "more, or a larger alpha")
+    return question
 
 
 def _one_mark(maker: TriggerMaker) -> bool:

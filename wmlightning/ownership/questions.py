@@ -57,6 +57,11 @@ class Terms:
     settled: bool = False
 
     @property
+    def most(self) -> int:
+        """Triggers to plan: what cannot be sent belongs to no test."""
+        return self.queries if self.settled else min(self.queries, self.budget)
+
+    @property
     def missing(self) -> float:
         """Logarithm of the e-value that decides."""
         return -math.log(self.alpha)

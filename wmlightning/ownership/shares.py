@@ -182,6 +182,7 @@ class Dealer:
             if was != now and not (name == "queries" and longer):
                 raise _another(path, name, was, now)
         if longer:
+            terms = replace(terms, budget=max(terms.budget, len(ours)))  # what was begun belongs to it
             ours += self._fresh()
         else:
             terms = replace(terms, queries=len(ours), settled=True)
