@@ -108,6 +108,18 @@ def test_known_numbers_of_matches_that_decide(n: int, needed: int) -> None:
     assert p[1] <= 1e-3 < p[0]
 
 
+@pytest.mark.parametrize(("n_labels", "n"), [(10, 3), (10, 2), (10, 6), (5, 4), (9, 3), (1, 4)])
+def test_a_level_that_is_reached_exactly_is_reached(n_labels: int, n: int) -> None:
+    """What is promised before asking holds after it, to the last digit."""
+    level = 1 / n_labels**n
+    question = independent(torch.zeros(n).long(), n_labels, Terms(0.5, 1000, 5000, sequential=False))
+    found, _ = put(question, torch.zeros(n).long())
+    assert found.p_value == question.best_p() == level
+    if level < 1:
+        expected = Terms(level, n, 5000, sequential=False, survival=1)
+        assert independent(torch.zeros(n).long(), n_labels, expected).estimate().triggers == n
+
+
 def test_24_queries_decide_when_5_of_8_marks_answer() -> None:
     groups = torch.arange(8).repeat_interleave(3)
     labels = torch.arange(8)[groups]

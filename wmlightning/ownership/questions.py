@@ -213,7 +213,7 @@ class IndependentLabels(Question):
         """See :meth:`Question.best_p`."""
         n = len(self.labels)
         if not self.terms.sequential:
-            return float(self.n_labels) ** -n
+            return fixed.by_chance(n, n, self.n_labels)
         return math.exp(-self._capital(n, 0))
 
     def _capital(self, matches: int, misses: int) -> float:

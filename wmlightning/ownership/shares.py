@@ -26,7 +26,7 @@ from wmlightning.files import write_bytes
 from wmlightning.ownership.choice import choose, in_order
 from wmlightning.ownership.questions import Question, Terms
 from wmlightning.ownership.spent import Look, Spent, earlier_than
-from wmlightning.ownership.statistics.result import INDEPENDENT_LABELS
+from wmlightning.ownership.statistics.result import INDEPENDENT_LABELS, rounded
 from wmlightning.ownership.transcript import image_digests, planned
 from wmlightning.ownership.verdict import estimated
 from wmlightning.secret import Secret
@@ -35,6 +35,7 @@ from wmlightning.watermarks.triggers import TriggerMaker
 TRANSCRIPT = "transcript.jsonl"
 _SECRET = "decoys.secret"  # noqa: S105 (the name of a file)
 _LEAST = 1e-12  # of a level: less is what rounding left
+_ALIKE = 1e-11  # relative: levels that differ by less are the same, rounded in another way
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class Dealer:
     def _first(self, waiting: int, out: Path, suspect: str | None) -> Share:
         """A share of what is fresh, if ``waiting`` suspects want one."""
         earlier = [look for look in self._looks if look.suspect == suspect]
-        terms = replace(self._terms, alpha=self._terms.alpha - _spent_on(earlier))
+        terms = replace(self._terms, alpha=self._left(earlier))
         if earlier and terms.alpha < _LEAST:
             raise _looked_at(earlier, self._terms.alpha)
         strangers = self._strangers(out, suspect)
@@ -165,11 +166,13 @@ class Dealer:
         path, strangers = out / TRANSCRIPT, _kept(out / _SECRET)
         own = Look(strangers.name(), str(suspect), "", 0)
         earlier = earlier_than(own, self._looks)
-        terms = replace(self._terms, alpha=self._terms.alpha - _spent_on(earlier))
+        terms = replace(self._terms, alpha=self._left(earlier))
         try:
             plan = Plan(**entry)
             ours = self._places(plan.triggers, strangers)
             longer = plan.goes_on and terms.queries > plan.queries
+            if math.isclose(plan.alpha, terms.alpha, rel_tol=_ALIKE):
+                terms = replace(terms, alpha=plan.alpha)
         except (TypeError, ValueError):
             wrong = f"the plan in {path} was altered, or is about other triggers"
             raise UserError("transcript", wrong, "another folder, or the options that it was begun with") from None
@@ -223,6 +226,10 @@ class Dealer:
         out.mkdir(parents=True, exist_ok=True)
         write_bytes(path, secrets.token_bytes(32), private=True)
         return _kept(path)
+
+    def _left(self, earlier: list[Look]) -> float:
+        """The level that earlier looks have left."""
+        return rounded(self._terms.alpha - _spent_on(earlier)) if earlier else self._terms.alpha
 
     def _fresh(self) -> list[int]:
         return [i for i, digest in enumerate(self._digests) if digest not in self._taken]
