@@ -98,6 +98,24 @@ def test_the_verifiers_secret_orders_the_triggers(options: dict[str, Any]) -> No
     assert left == [number for number in first if number not in numbers][: len(left)]
 
 
+@pytest.mark.parametrize("sequential", [True, False])
+@pytest.mark.parametrize("options", [{"n_marks": 4}, {"label": "random"}])
+def test_the_budget_bounds_what_is_planned(options: dict[str, Any], sequential: bool) -> None:
+    """The first of the order; not where it was settled earlier, and not where that could decide nothing."""
+    maker, *_ = maker_of(Tag(), TASK, n_triggers=24, **options)
+    new = maker.make().new
+    whole = asked(maker, new, SECRET, terms=Terms(0.2, 20, 5000, sequential))
+    short = asked(maker, new, SECRET, terms=Terms(0.2, 20, 7, sequential))
+    assert (len(whole.labels), len(short.labels)) == (20, 7)
+    assert torch.equal(short.triggers.images, whole.triggers.images[:7])
+    assert short.best_p() > whole.best_p() or sequential
+    assert len(asked(maker, new, SECRET, terms=Terms(0.2, 20, 7, sequential, settled=True)).labels) == 20
+    with pytest.raises(UserError, match=r"^budget: 2 queries, but even if every one matches, p is .*; more, or"):
+        asked(maker, new, SECRET, terms=Terms(0.001, 20, 2, sequential))
+    few = asked(maker, new, SECRET, terms=Terms(0.001, 2, 5000, sequential))
+    assert few.best_p() > 0.001, "which is no fault of the budget"
+
+
 def test_of_one_mark_no_trigger_is_asked_about_whose_truth_is_the_label() -> None:
     """Else a mark that hides less than strangers' marks would match by the plain truth."""
     maker, *_ = maker_of(Tag(), TASK, n_triggers=30, source_class="any", target_class=2)

@@ -158,12 +158,28 @@ def test_a_test_of_fixed_size_does_not_look_before_the_end(
     assert verdict.decision == "owned", verdict.text()
 
 
-def test_a_budget_that_ends_a_test_of_fixed_size(ask: Callable[..., list[Verdict]], place: Path) -> None:
-    owned = knowing(read_key(place / "marks.key"))
-    (verdict,) = ask("marks", {"suspect": owned}, "sequential=false", "queries=40", "budget=39")
-    assert (verdict.decision, verdict.p_value, verdict.queries) == ("cannot tell", 1.0, 39)
-    (verdict,) = ask("marks", {"suspect": owned}, "sequential=false", "queries=40", "budget=50")
-    assert (verdict.decision, verdict.queries) == ("owned", 40), "a larger budget is no other plan"
+@pytest.mark.parametrize(("key", "sequential"), [("marks", False), ("random", True)])
+def test_no_more_is_planned_than_the_budget_lets_out(
+    ask: Callable[..., list[Verdict]], place: Path, key: str, sequential: bool
+) -> None:
+    """A test of fixed size is then a smaller one, which can be finished; where that cannot decide, nothing is shown."""
+    owned, options = knowing(read_key(place / f"{key}.key")), ("queries=40", f"sequential={sequential}")
+    with pytest.raises(UserError, match=r"^budget: 2 queries, but even if every one matches, p is"):
+        ask(key, {"suspect": owned}, *options, "budget=2")
+    assert not (place / f"{key}.spent.json").exists()
+    (verdict,) = ask(key, {"suspect": owned}, *options, "budget=12")
+    assert verdict.decision == "owned", verdict.text()
+    assert sequential or verdict.queries == verdict.triggers == 12
+    for budget in (50, 3):
+        (again,) = ask(key, {"suspect": owned}, *options, f"budget={budget}")
+        assert unasked(again) == verdict, "with another budget it is the same plan"
+
+
+def test_a_smaller_budget_does_not_shorten_what_was_begun(ask: Callable[..., list[Verdict]], place: Path) -> None:
+    innocent = {"suspect": lambda images: [3] * len(images)}
+    ask("random", innocent, "queries=10")
+    (longer,) = ask("random", innocent, "queries=40", "budget=5")
+    assert (longer.decision, longer.triggers) == ("not shown", 10)
 
 
 @pytest.mark.parametrize("sequential", [True, False])

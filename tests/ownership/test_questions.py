@@ -17,7 +17,7 @@ from wmlightning.errors import UserError
 from wmlightning.ownership.interview import Interview
 from wmlightning.ownership.questions import DecoyKeys, IndependentLabels, Question, SeveralMarks, Terms
 from wmlightning.ownership.recorded import Recorded
-from wmlightning.ownership.statistics.result import TestResult
+from wmlightning.ownership.statistics.result import TestResult, clopper_pearson
 from wmlightning.ownership.suspects.base import Answer, Suspect, missing
 
 Answers = Callable[[torch.Tensor], torch.Tensor]
@@ -108,6 +108,18 @@ def test_known_numbers_of_matches_that_decide(n: int, needed: int) -> None:
     assert p[1] <= 1e-3 < p[0]
 
 
+@pytest.mark.parametrize(("n_labels", "n"), [(10, 3), (10, 2), (10, 6), (5, 4), (9, 3), (1, 4)])
+def test_a_level_that_is_reached_exactly_is_reached(n_labels: int, n: int) -> None:
+    """What is promised before asking holds after it, to the last digit."""
+    level = 1 / n_labels**n
+    question = independent(torch.zeros(n).long(), n_labels, Terms(0.5, 1000, 5000, sequential=False))
+    found, _ = put(question, torch.zeros(n).long())
+    assert found.p_value == question.best_p() == level
+    if level < 1:
+        expected = Terms(level, n, 5000, sequential=False, survival=1)
+        assert independent(torch.zeros(n).long(), n_labels, expected).estimate().triggers == n
+
+
 def test_24_queries_decide_when_5_of_8_marks_answer() -> None:
     groups = torch.arange(8).repeat_interleave(3)
     labels = torch.arange(8)[groups]
@@ -189,6 +201,20 @@ def test_budget_is_never_exceeded(n: int) -> None:
     for question in (marks(wrong * 0, groups, 10, IN_ROUNDS), independent(wrong * 0, 9, IN_ROUNDS)):
         assert put(question, wrong, budget=n)[1] == n
     assert put(decoys(6, IN_ROUNDS), lambda numbers: torch.where(numbers < 6, 0, 1), budget=n)[1] == n
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+@pytest.mark.parametrize("n", [0, 1, 4, 13])
+def test_what_was_never_asked_is_counted_nowhere(n: int, sequential: bool) -> None:
+    """Neither as a trigger asked about nor as a miss, wherever the budget ends."""
+    terms, groups = Terms(0.01, 1000, 5000, sequential), torch.arange(4).repeat(5)
+    labels, wrong = torch.zeros(20).long(), torch.arange(20).clamp(max=1)
+    for question in (marks(labels, groups, 10, terms), independent(labels, 9, terms), decoys(6, terms)):
+        asked = min(n, len(question.labels))
+        found, _ = put(question, lambda numbers: wrong[numbers % 20], budget=n)
+        assert (found.n, found.matches, found.n_missing) == (asked, asked > 0, 0)
+        assert found.interval == clopper_pearson(found.matches, asked)
+    assert found.p_value == 1, "decoys that were not asked count against the owner"
 
 
 @pytest.mark.parametrize("sequential", [True, False])

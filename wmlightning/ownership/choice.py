@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -36,13 +37,43 @@ def triggers_of(key: Key, maker: TriggerMaker, wanted: Literal["trained", "new"]
     return triggers, maker.truth(wanted) if marking else torch.full_like(triggers.labels, -1)
 
 
+def in_order(
+    maker: TriggerMaker, triggers: ImageSet, true: Tensor, fresh: Tensor, strangers: Secret, begun: Sequence[int] = ()
+) -> Tensor:
+    """Places of the triggers that a test would ask about, in its order: of the same image twice, where it looks.
+
+    The verifier draws it: theirs may be that of a file, in which neighbours are alike, and so tell the owner's pictures
+    from a stranger's.
+
+    Args:
+        maker: see :func:`choose`.
+        triggers: see :func:`choose`.
+        true: see :func:`choose`.
+        fresh: see :func:`choose`.
+        strangers: see :func:`choose`.
+        begun: see :func:`choose`.
+    """
+    order = torch.from_numpy(strangers.stream("order of triggers").sample(len(triggers), len(triggers)))
+    fresh = order[torch.isin(order, fresh)]  # the same order when others have been spent meanwhile
+    first = torch.tensor(begun, dtype=torch.int64)
+    fresh = torch.cat([first, fresh[~torch.isin(fresh, first)]])
+    if maker.scheme.label == "random":
+        return fresh[_unlike(triggers.images[fresh])]
+    if not _one_mark(maker):
+        return fresh[_in_turns(triggers.groups[fresh])]
+    return fresh[(triggers.labels != true)[fresh]]  # elsewhere the plain truth would match
+
+
 def choose(
-    maker: TriggerMaker, triggers: ImageSet, true: Tensor, fresh: Tensor, terms: Terms, strangers: Secret
+    maker: TriggerMaker,
+    triggers: ImageSet,
+    true: Tensor,
+    fresh: Tensor,
+    terms: Terms,
+    strangers: Secret,
+    begun: Sequence[int] = (),
 ) -> Question:
     """Chooses the test that a key allows.
-
-    Triggers are asked about in an order that the verifier draws: theirs may be that of a file, in which neighbours are
-    alike, and so tell the owner's pictures from a stranger's.
 
     Args:
         maker: what made the key's triggers.
@@ -51,29 +82,34 @@ def choose(
         fresh: int64, which of them may be shown.
         terms: what the verifier wants.
         strangers: the verifier's own secret, which decoy keys and the order follow from.
+        begun: those that come first, as they stand: what was planned, before others were given back.
 
     Raises:
         UserError: if the budget does not allow the test, or no trigger can show anything.
     """
     k = len(maker.source.classes)
-    order = torch.from_numpy(strangers.stream("order of triggers").sample(len(triggers), len(triggers)))
-    fresh = order[torch.isin(order, fresh)]  # the same order when others have been spent meanwhile
+    chosen = in_order(maker, triggers, true, fresh, strangers, begun)[: terms.most]
     if maker.scheme.label == "random":
-        chosen = fresh[_unlike(triggers.images[fresh])][: terms.queries]
         n_labels = k - isinstance(maker.watermark, MarkingWatermark)
-        return IndependentLabels(_some(triggers, chosen), true[chosen], terms, n_labels, k)
+        return _affordable(IndependentLabels(_some(triggers, chosen), true[chosen], terms, n_labels, k))
     if not _one_mark(maker):
-        chosen = fresh[_in_turns(triggers.groups[fresh])][: terms.queries]
-        return SeveralMarks(_some(triggers, chosen), true[chosen], terms, list(maker.labels.pool), k)
-    telling = fresh[(triggers.labels != true)[fresh]]  # elsewhere the plain truth would match
-    if not len(telling):
+        return _affordable(SeveralMarks(_some(triggers, chosen), true[chosen], terms, list(maker.labels.pool), k))
+    if not len(chosen):
         raise UserError("triggers", "all show the class that they are to be taken for", "a key with other triggers")
-    chosen = telling[: terms.queries]
 
     def decoy(number: int, n: int) -> Tensor:
         return maker.disguised(strangers.derive(f"decoy/{number}"), triggers, chosen[:n]).images
 
     return DecoyKeys(_some(triggers, chosen), true[chosen], terms, decoy, k)
+
+
+def _affordable(question: Question) -> Question:
+    """The question, unless it is the budget that leaves too few triggers to decide anything."""
+    terms, best = question.terms, question.best_p()
+    if best > terms.alpha and len(question.labels) == terms.budget < terms.queries and not terms.settled:
+        wrong = f"{terms.budget} queries, but even if every one matches, p is {best:.2g} for alpha={terms.alpha:g}"
+        raise UserError("budget", wrong, "more, or a larger alpha")
+    return question
 
 
 def _one_mark(maker: TriggerMaker) -> bool:

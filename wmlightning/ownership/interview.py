@@ -54,9 +54,9 @@ class Interview:
                 self.lose(error)
 
     def ask(self, images: Tensor) -> Tensor:
-        """Labels of all images: int64 ``(n,)``, -1 also for those that were not asked about any more."""
+        """Labels like those of :meth:`stream`, all at once: int64 ``(n,)``, fewer if it ended before."""
         if self.ended is not None:
-            return torch.full((len(images),), MISSING)
+            return torch.empty(0, dtype=torch.int64)
         try:
             answers = self._asked.ask(images)
         except Unreachable as error:
@@ -67,5 +67,4 @@ class Interview:
             self.ended = "the budget was spent"
         self.answered += len(labels)
         self.silent += labels.count(None)
-        found = [MISSING if label is None else label for label in labels]
-        return torch.tensor(found + [MISSING] * (len(images) - len(found)), dtype=torch.int64)
+        return torch.tensor([MISSING if label is None else label for label in labels], dtype=torch.int64)

@@ -24,6 +24,7 @@ from wmlightning.ownership.statistics.ranks import decoys_needed, log_rank_capit
 from wmlightning.ownership.statistics.result import (
     DECOY_KEYS,
     INDEPENDENT_LABELS,
+    MISSING,
     SEVERAL_MARKS,
     TestResult,
     positive,
@@ -54,6 +55,11 @@ class Terms:
     survival: float = 0.8
     decoys: float = 0.05
     settled: bool = False
+
+    @property
+    def most(self) -> int:
+        """Triggers to plan: what cannot be sent belongs to no test."""
+        return self.queries if self.settled else min(self.queries, self.budget)
 
     @property
     def missing(self) -> float:
@@ -155,7 +161,8 @@ class SeveralMarks(Question):
 
     def _at_once(self, interview: Interview) -> TestResult:
         answers = interview.ask(self.triggers.images).numpy()
-        return fixed.several_marks(answers, self.labels, self.marks, self.pool, self.true)
+        n = len(answers)  # what was never asked is no miss
+        return fixed.several_marks(answers, self.labels[:n], self.marks[:n], self.pool, self.true[:n])
 
     def _in_rounds(self, interview: Interview) -> TestResult:
         """Each round asks about as many open marks as could decide it, which depends on no label not yet looked at."""
@@ -206,7 +213,7 @@ class IndependentLabels(Question):
         """See :meth:`Question.best_p`."""
         n = len(self.labels)
         if not self.terms.sequential:
-            return float(self.n_labels) ** -n
+            return fixed.by_chance(n, n, self.n_labels)
         return math.exp(-self._capital(n, 0))
 
     def _capital(self, matches: int, misses: int) -> float:
@@ -214,7 +221,8 @@ class IndependentLabels(Question):
 
     def _at_once(self, interview: Interview) -> TestResult:
         answers = interview.ask(self.triggers.images).numpy()
-        return fixed.independent_labels(answers, self.labels, self.n_labels, self.true)
+        n = len(answers)
+        return fixed.independent_labels(answers, self.labels[:n], self.n_labels, self.true[:n])
 
     def _in_rounds(self, interview: Interview) -> TestResult:
         """Each round asks about as many triggers as could decide it."""
@@ -299,12 +307,16 @@ class DecoyKeys(Question):
 
     def _at_once(self, interview: Interview) -> TestResult:
         images = torch.cat([self.triggers.images, *(self.decoy(number) for number in range(self.least))])
-        answers = interview.ask(images).view(self.least + 1, -1).numpy()
-        return fixed.decoy_keys(answers[0], self.labels, answers[1:])
+        answers = interview.ask(images).numpy()
+        n = min(len(answers), len(self.labels))
+        theirs = np.full((self.least, len(self.labels)), MISSING)  # what no decoy was asked counts against the owner
+        theirs.flat[: len(answers) - n] = answers[n:]
+        return fixed.decoy_keys(answers[:n], self.labels[:n], theirs[:, :n])
 
     def _in_rounds(self, interview: Interview) -> TestResult:
         """Decoys enter in blocks that double; a block ends when each of its decoys is settled."""
-        game = sequential.DecoyKeys(interview.ask(self.triggers.images).numpy(), self.labels, self.terms.alpha)
+        answers = interview.ask(self.triggers.images).numpy()
+        game = sequential.DecoyKeys(answers, self.labels[: len(answers)], self.terms.alpha)
         while game.score and not game.reached and interview.ended is None:
             entered = len(game.entered)
             needed = decoys_needed(self.terms.alpha, True, sum(game.entered))

@@ -23,10 +23,10 @@ from torch import Tensor
 from wmlightning.data.batches import ImageSet
 from wmlightning.errors import UserError
 from wmlightning.files import write_bytes
-from wmlightning.ownership.choice import choose
+from wmlightning.ownership.choice import choose, in_order
 from wmlightning.ownership.questions import Question, Terms
 from wmlightning.ownership.spent import Look, Spent, earlier_than
-from wmlightning.ownership.statistics.result import INDEPENDENT_LABELS
+from wmlightning.ownership.statistics.result import INDEPENDENT_LABELS, rounded
 from wmlightning.ownership.transcript import image_digests, planned
 from wmlightning.ownership.verdict import estimated
 from wmlightning.secret import Secret
@@ -35,6 +35,7 @@ from wmlightning.watermarks.triggers import TriggerMaker
 TRANSCRIPT = "transcript.jsonl"
 _SECRET = "decoys.secret"  # noqa: S105 (the name of a file)
 _LEAST = 1e-12  # of a level: less is what rounding left
+_ALIKE = 1e-11  # relative: levels that differ by less are the same, rounded in another way
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,10 @@ class Plan:
         """As it stands in a transcript."""
         return asdict(self)
 
-    def prolonged_by(self, queries: int) -> bool:
+    @property
+    def goes_on(self) -> bool:
         """Whether asking about more is the same test, carried on."""
-        return self.sequential and self.test == INDEPENDENT_LABELS and queries > self.queries
+        return self.sequential and self.test == INDEPENDENT_LABELS
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class Dealer:
     def _first(self, waiting: int, out: Path, suspect: str | None) -> Share:
         """A share of what is fresh, if ``waiting`` suspects want one."""
         earlier = [look for look in self._looks if look.suspect == suspect]
-        terms = replace(self._terms, alpha=self._terms.alpha - _spent_on(earlier))
+        terms = replace(self._terms, alpha=self._left(earlier))
         if earlier and terms.alpha < _LEAST:
             raise _looked_at(earlier, self._terms.alpha)
         strangers = self._strangers(out, suspect)
@@ -164,11 +166,13 @@ class Dealer:
         path, strangers = out / TRANSCRIPT, _kept(out / _SECRET)
         own = Look(strangers.name(), str(suspect), "", 0)
         earlier = earlier_than(own, self._looks)
-        terms = replace(self._terms, alpha=self._terms.alpha - _spent_on(earlier))
+        terms = replace(self._terms, alpha=self._left(earlier))
         try:
             plan = Plan(**entry)
-            ours = self._places(plan.triggers)
-            longer = plan.prolonged_by(terms.queries)
+            ours = self._places(plan.triggers, strangers)
+            longer = plan.goes_on and terms.queries > plan.queries
+            if math.isclose(plan.alpha, terms.alpha, rel_tol=_ALIKE):
+                terms = replace(terms, alpha=plan.alpha)
         except (TypeError, ValueError):
             wrong = f"the plan in {path} was altered, or is about other triggers"
             raise UserError("transcript", wrong, "another folder, or the options that it was begun with") from None
@@ -182,17 +186,27 @@ class Dealer:
             if was != now and not (name == "queries" and longer):
                 raise _another(path, name, was, now)
         if longer:
-            ours += self._fresh()
+            terms = replace(terms, budget=max(terms.budget, len(ours)))  # what was begun belongs to it
         else:
             terms = replace(terms, queries=len(ours), settled=True)
-        share = self._share(ours, terms, strangers, plan.triggers, earlier)
+        which = ours + self._fresh() if longer else ours
+        kept = ours if plan.goes_on else []
+        share = self._share(which, terms, strangers, plan.triggers, earlier, kept)
         if share.plan.test != plan.test or share.plan.triggers[: len(plan.triggers)] != plan.triggers:
             raise _another(path, "test", plan.test, f"{share.plan.test} with other triggers")
         return share
 
-    def _share(self, which: list[int], terms: Terms, strangers: Secret, begun: list[str], earlier: list[Look]) -> Share:
+    def _share(
+        self,
+        which: list[int],
+        terms: Terms,
+        strangers: Secret,
+        begun: list[str],
+        earlier: list[Look],
+        kept: Sequence[int] = (),
+    ) -> Share:
         places = torch.tensor(which, dtype=torch.int64)
-        question = choose(self._maker, self._triggers, self._true, places, terms, strangers)
+        question = choose(self._maker, self._triggers, self._true, places, terms, strangers, kept)
         chosen = image_digests(question.triggers.images)
         self._taken |= set(chosen)
         wanted = self._terms
@@ -213,16 +227,24 @@ class Dealer:
         write_bytes(path, secrets.token_bytes(32), private=True)
         return _kept(path)
 
+    def _left(self, earlier: list[Look]) -> float:
+        """The level that earlier looks have left."""
+        return rounded(self._terms.alpha - _spent_on(earlier)) if earlier else self._terms.alpha
+
     def _fresh(self) -> list[int]:
         return [i for i, digest in enumerate(self._digests) if digest not in self._taken]
 
-    def _places(self, digests: list[str]) -> list[int]:
-        """Where triggers stand in the key; of the same image twice, one after the other."""
-        left = list(self._digests)
+    def _places(self, digests: list[str], strangers: Secret) -> list[int]:
+        """Where triggers stand in the key; of the same image twice, where the question that was planned looked."""
+        wanted = set(digests)
+        alike = [i for i, digest in enumerate(self._digests) if digest in wanted]
+        if not alike:
+            raise ValueError("none is of this key")
+        order = in_order(self._maker, self._triggers, self._true, torch.tensor(alike), strangers).tolist()
         found = []
         for digest in digests:
-            found.append(left.index(digest))
-            left[found[-1]] = ""
+            found.append(next((i for i in order if self._digests[i] == digest), -1))
+            order.remove(found[-1])
         return found
 
 

@@ -10,7 +10,6 @@ from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binom
 
 from wmlightning.ownership.statistics.result import (
     DECOY_KEYS,
@@ -146,9 +145,21 @@ def independent_labels(
     truth = np.full_like(given, -1) if true is None else integers(true, "true", given)
     telling = (truth < 0) | (given != truth)
     matches, n = int((matched(given, wanted) & telling).sum()), int(telling.sum())
-    p = positive(float(binom.sf(matches - 1, n, 1 / n_labels)))
+    p = by_chance(matches, n, n_labels)
     left = "" if true is None else f", {len(given) - n} answers with the true class left out"
     return counted(INDEPENDENT_LABELS, given, wanted, p, f"{matches} of {n} match, by chance 1 in {n_labels}{left}")
+
+
+def by_chance(matches: int, n: int, n_labels: int) -> float:
+    """How likely so many of ``n`` labels match or more: in whole numbers but for the last division.
+
+    What reaches a level exactly must not miss it by a rounding, nor be promised and then refused.
+    """
+    ways, of_misses = 0, 1
+    for misses in range(n - matches + 1):
+        ways += of_misses
+        of_misses = of_misses * (n - misses) * (n_labels - 1) // (misses + 1)
+    return positive(ways / n_labels**n)
 
 
 def decoy_keys(

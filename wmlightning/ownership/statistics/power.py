@@ -159,7 +159,8 @@ def _independent_labels(setting: Setting) -> tuple[int | None, float, float]:
     if not setting.sequential:
         sizes = np.arange(1, setting.most + 1)
         chance = 1 / setting.pool
-        critical = binom.isf(setting.alpha, sizes, chance) + 1  # the fewest matches with p <= alpha
+        level = setting.alpha * (1 + 1e-12)  # the test itself does not round
+        critical = binom.isf(level, sizes, chance) + 1  # the fewest matches with p <= alpha
         power = np.asarray(binom.sf(critical - 1, sizes, setting.survival))
         enough = np.flatnonzero(power >= setting.power)
         n = int(sizes[enough[0]]) if len(enough) else None

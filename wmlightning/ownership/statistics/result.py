@@ -157,7 +157,12 @@ def holm(p_values: npt.ArrayLike) -> list[float]:
     factors = np.arange(len(given), 0, -1)
     corrected = np.empty_like(given)
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(given[order] * factors))
-    return [float(p) for p in corrected]
+    return [rounded(float(p)) for p in corrected]
+
+
+def rounded(value: float) -> float:
+    """To 12 digits: what sums, differences and multiples of levels leave is then what they are on paper."""
+    return float(f"{value:.12g}")
 
 
 def bounded(log_e: float) -> float:
