@@ -333,6 +333,25 @@ def test_a_second_look_decides_at_its_own_level(ask: Callable[..., list[Verdict]
     assert second.p_adjusted is not None and second.p_adjusted <= 0.011
 
 
+def test_a_look_costs_what_it_was_decided_at(ask: Callable[..., list[Verdict]], place: Path) -> None:
+    """One next to a guilty one has no larger level: with the rest it would be accused with more than alpha in all."""
+    owned, left = knowing(read_key(place / "random.key")), [5]
+
+    def lucky(images: Images) -> list[int]:
+        found = []
+        for label in owned(images):
+            left[0] -= 1
+            found.append(label if left[0] >= 0 else (label + 1) % 10)
+        return found
+
+    options = ("alpha=0.05", "sequential=false", "queries=20")
+    guilty, other = ask("random", {"guilty": owned, "lucky": lucky}, *options)
+    assert 0.025 < other.p_value <= 0.05, "where Holm's correction accuses it"
+    assert [guilty.decision, other.decision] == ["owned", "not shown"]
+    assert other.p_adjusted == pytest.approx(2 * other.p_value)
+    assert [look["alpha"] for look in as_json(place, "random.asked.json")] == [0.025, 0.025]
+
+
 def test_a_file_is_the_same_suspect_under_any_name(place: Path, stored: Run) -> None:
     with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
         typed = [f"key={place / 'marks.key'}", "queries=20"]

@@ -96,7 +96,7 @@ def ask(claim: Claim, suspect: Suspect, share: Share | UserError, out: Path) -> 
         return Finding(asked, None, _nothing("none", ""), str(share))
     question, interview = share.question, Interview(asked)
     result = _nothing(question.test, ASSUMPTIONS[question.test])
-    if not share.begun and question.best_p() > claim.alpha * share.left:  # to no purpose: no trigger is shown
+    if not share.begun and question.best_p() > share.plan.alpha:  # to no purpose: no trigger is shown
         return Finding(asked, share, result)
     try:
         with asked:
