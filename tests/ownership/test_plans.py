@@ -294,6 +294,67 @@ def test_set_aside_triggers_come_back(ask: Callable[..., list[Verdict]], place: 
     assert len(shown) < 40
 
 
+def broken(images: Images) -> list[int]:
+    raise NameError("name 'model' is not defined")
+
+
+def test_a_mistake_costs_what_was_shown(ask: Callable[..., list[Verdict]], place: Path) -> None:
+    """And no more: what it had set aside goes to others, or to the same suspect when it is corrected."""
+    with pytest.raises(UserError, match=r"^suspect: .*NameError"):
+        ask("marks", {"suspect": broken}, "queries=40")
+    shown = set(sent(place / "out"))
+    assert 0 < len(shown) < 40
+    assert set(as_json(place, "marks.spent.json")) == shown
+    assert [look["alpha"] for look in as_json(place, "marks.asked.json")] == [0.001]
+    (verdict,) = ask("marks", {"suspect": knowing(read_key(place / "marks.key"))}, "queries=40")
+    assert verdict.decision == "owned"
+    assert set(as_json(place, "marks.spent.json")) == set(sent(place / "out"))
+
+
+def test_what_goes_on_after_a_mistake_is_set_aside_again(
+    ask: Callable[..., list[Verdict]], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with pytest.raises(UserError, match=r"^suspect: .*NameError"):
+        ask("marks", {"suspect": broken}, "queries=40")
+    with monkeypatch.context() as patch:
+        patch.setattr(SeveralMarks, "put", kill)
+        with pytest.raises(Killed):
+            ask("marks", {"suspect": broken}, "queries=40")
+    assert len(as_json(place, "marks.spent.json")) == 40
+    with pytest.raises(UserError, match=r"^suspect: .*NameError"):
+        ask("marks", {"suspect": broken}, "queries=40")
+    ask("marks", {"other": lambda images: [3] * len(images)}, "queries=1000", f"out={place / 'other'}")
+    asked = sent(place / "out")
+    with pytest.raises(UserError, match=r"^transcript: others were shown meanwhile"):
+        ask("marks", {"suspect": broken}, "queries=40")
+    assert sent(place / "out") == asked
+
+
+def test_answers_that_are_looked_for_in_the_wrong_place(place: Path) -> None:
+    owned = knowing(read_key(place / "marks.key"))
+
+    def behave(call: Call) -> Reply:
+        return Reply({"labels": owned(np.array(json.loads(call.body)["image"], np.uint8))})
+
+    typed = [f"key={place / 'marks.key'}", "suspect=json_api", "suspect.pixels.kind=byte", "suspect.batch_size=5"]
+    typed += ["suspect.image={path: image, kind: list, many: true}"]
+    with serving(behave) as service, initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        typed.append(f"suspect.url={service.url}")
+        (wrong,) = verify(compose("verify", [*typed, "suspect.answer={path: label}", f"out={place / 'out'}"]))
+        assert wrong.decision == "cannot tell"
+        assert "cannot be read); correct how it is asked and read" in wrong.reason
+        assert set(as_json(place, "marks.spent.json")) == set(sent(place / "out"))
+        right = ["suspect.answer={path: labels}", f"out={place / 'B'}", "alpha=0.002"]
+        (verdict,) = verify(compose("verify", [*typed, *right]))
+    assert verdict.decision == "owned", verdict.text()
+
+
 # -- looks -----------------------------------------------------------------------------------------------------------
 
 

@@ -118,18 +118,26 @@ def _put(share: Share, interview: Interview, asked: Recorded, spent: Spent, out:
     look = Look(share.plan.strangers, suspect, str(out.absolute()), share.plan.alpha)
     if not share.begun:  # a kill right after this leaves no trigger set aside that no plan names
         asked.agree(share.plan.entry())
-    spent.reserve(planned.difference(share.begun), look, share.earlier)
+    unseen = set[str]() if asked.done else planned - asked.shown
+    spent.reserve(planned.difference(share.begun), look, share.earlier, unseen)
     finished = False
     try:
         asked.agree(share.plan.entry())
         result = share.question.put(interview)
         finished = interview.ended is None and not asked.done
         return result
+    except UserError as error:  # such as the adapter's: whoever corrects it asks with another plan, or with this again
+        interview.lose(error)
+        raise
     finally:
         if finished:
             asked.finish()
-        if finished or not asked.shown:
-            spent.release(planned - asked.shown, None if asked.shown else look)
+        if not asked.shown:
+            spent.release(planned, look)
+        elif finished:
+            spent.release(planned - asked.shown)
+        elif interview.mistaken:
+            spent.interrupt(planned - asked.shown, look)
 
 
 def _nothing(test: str, assumption: str) -> TestResult:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,14 @@ class Look:
         suspect: see :func:`suspect_named`.
         folder: of the transcript.
         alpha: level that was spent on it.
+        released: whether what it had set aside was given back, and must be set aside again before it goes on.
     """
 
     plan: str
     suspect: str
     folder: str
     alpha: float
+    released: bool = False
 
     def same(self, other: Look) -> bool:
         """Whether the other is this look, carried on."""
@@ -83,23 +85,29 @@ class Spent:
         except TypeError as error:
             raise _damaged(self._asked) from error
 
-    def reserve(self, triggers: Iterable[str], look: Look, earlier: Sequence[Look]) -> None:
+    def reserve(self, triggers: Iterable[str], look: Look, earlier: Sequence[Look], unseen: Iterable[str] = ()) -> None:
         """Sets triggers aside before the first of them leaves: a kill then cannot make one pass for unseen.
 
         Args:
             triggers: hashes.
             look: that shows them.
             earlier: looks at the same suspect that it was planned after.
+            unseen: all that it is still to show: set aside again if they were given back, or a kill came between.
 
         Raises:
             UserError: if another verification has taken one of them, or looked at the suspect, meanwhile.
         """
         wanted = set(triggers)
         with self._changing() as (noted, looks):
+            released = any(other.same(look) and other.released for other in looks)
+            if released and noted & set(unseen) - wanted:
+                wrong = "others were shown meanwhile what it was to be asked when it ended by a mistake"
+                raise UserError("transcript", wrong, "another folder")
             if wanted & noted or earlier_than(look, looks) != list(earlier):
                 wrong = f"{self.path} changed while this verification was planned"
                 raise UserError("key", wrong, "the same command again")
-            noted |= wanted
+            noted |= wanted.union(unseen)
+            looks[:] = [replace(other, released=False) if other.same(look) else other for other in looks]
             if not any(other.same(look) for other in looks):
                 looks.append(look)
 
@@ -108,6 +116,12 @@ class Spent:
         with self._changing() as (noted, looks):
             noted -= set(triggers)
             looks[:] = [look for look in looks if unseen is None or not look.same(unseen)]
+
+    def interrupt(self, triggers: Iterable[str], look: Look) -> None:
+        """Gives back the triggers that a look has not shown yet. What it has shown is spent, and its level too."""
+        with self._changing() as (noted, looks):
+            noted -= set(triggers)
+            looks[:] = [replace(other, released=True) if other.same(look) else other for other in looks]
 
     @contextmanager
     def _changing(self) -> Iterator[tuple[set[str], list[Look]]]:
