@@ -425,6 +425,21 @@ def test_a_file_is_the_same_suspect_under_any_name(place: Path, stored: Run) -> 
             verify(compose("verify", [*typed, "suspect.path=x", twice, f"out={place / 'C'}"]))
 
 
+def test_a_function_is_known_by_its_name(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by its file, which may hold others, and changes with every remark."""
+    code = place / "my_suspects.py"
+    code.write_text("def one(images):\n    return [3] * len(images)\n\n\ntwo = one\n")
+    monkeypatch.syspath_prepend(str(place))
+    typed = [f"key={place / 'marks.key'}", "suspect=callable", "queries=20", "alpha=0.01"]
+    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        both = "suspects=[{function: 'my_suspects:one'}, {function: 'my_suspects:two'}]"
+        assert len(verify(compose("verify", [*typed, "suspect.function=x", both, f"out={place / 'A'}"]))) == 2
+        code.write_text(code.read_text() + "# a remark\n")
+        with pytest.raises(UserError, match=rf"^suspect: it was asked with this key before, see {place / 'A'}"):
+            again = ["suspect.function=my_suspects:one", "alpha=0.005", f"out={place / 'B'}"]
+            verify(compose("verify", [*typed, *again]))
+
+
 @pytest.mark.parametrize("gone", ["transcript.jsonl", "both"])
 def test_who_removes_the_transcript_looks_again(ask: Callable[..., list[Verdict]], place: Path, gone: str) -> None:
     ask("marks", {"suspect": lambda images: [3] * len(images)}, "queries=20")

@@ -44,8 +44,11 @@ class Look:
 
 
 def suspect_named(identity: dict[str, Any]) -> str:
-    """Names a suspect in whatever way it is read: a file by what it holds, anything else by its name."""
-    digest = identity.get("sha256")
+    """Names a suspect in whatever way it is read: a file by what it holds, anything else by its name.
+
+    Code may hold several suspects, and a remark added to it makes no other one: a function goes by its name.
+    """
+    digest = None if identity.get("kind") == "function" else identity.get("sha256")
     return f"sha256 {digest}" if digest else f"{identity.get('kind')} {identity.get('name')}"
 
 
