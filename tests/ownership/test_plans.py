@@ -27,11 +27,15 @@ from wmlightning.job import prepare
 from wmlightning.ownership.commitment import commitment_of, write_commitment
 from wmlightning.ownership.key import Key, keep_key, read_key
 from wmlightning.ownership.questions import SeveralMarks
-from wmlightning.ownership.spent import Spent
+from wmlightning.ownership.spent import Spent, suspect_named
 from wmlightning.ownership.statistics.result import ASSUMPTIONS, NULL_MODELS
 from wmlightning.ownership.suspects.base import Answer as SuspectsAnswer
-from wmlightning.ownership.suspects.base import Unreachable
+from wmlightning.ownership.suspects.base import Suspect, Unreachable
 from wmlightning.ownership.suspects.function import Function
+from wmlightning.ownership.suspects.http import Http
+from wmlightning.ownership.suspects.json_api import JsonApi
+from wmlightning.ownership.suspects.oip import Oip
+from wmlightning.ownership.suspects.pixels import Pixels
 from wmlightning.ownership.transcript import image_digest
 from wmlightning.ownership.verdict import Verdict
 from wmlightning.ownership.verify import verify
@@ -358,7 +362,7 @@ def test_answers_that_are_looked_for_in_the_wrong_place(place: Path) -> None:
 # -- looks -----------------------------------------------------------------------------------------------------------
 
 
-def as_json(place: Path, name: str) -> list[dict[str, Any]]:
+def as_json(place: Path, name: str) -> list[Any]:
     return json.loads((place / name).read_text())  # type: ignore[no-any-return]
 
 
@@ -438,6 +442,66 @@ def test_a_function_is_known_by_its_name(place: Path, monkeypatch: pytest.Monkey
         with pytest.raises(UserError, match=rf"^suspect: it was asked with this key before, see {place / 'A'}"):
             again = ["suspect.function=my_suspects:one", "alpha=0.005", f"out={place / 'B'}"]
             verify(compose("verify", [*typed, *again]))
+
+
+def test_what_a_service_is_asked_with_tells_it_from_others() -> None:
+    """As in transcripts: but not how it is read, or who asks; and nothing that may be secret can be guessed."""
+
+    def named(suspect: Suspect, secret: bytes = b"k" * 32) -> str:
+        return suspect_named(suspect, Secret(secret))
+
+    url = "http://localhost:1/predict"
+    plain = named(json_api(url))
+    assert plain == f"json_api {url}"
+    others = [
+        json_api(url, body={"model": "b"}),
+        json_api(url, body={"model": "c"}),
+        json_api(url + "?model=b"),
+        json_api(url, headers={"Model": "b"}),
+        json_api(url + "/b"),
+        *(Oip("http://localhost:1", "m", version=version) for version in (None, 1, 2)),
+    ]
+    names = [named(suspect) for suspect in others]
+    assert len({plain, *names}) == len(others) + 1
+    assert names == [named(suspect) for suspect in others]
+    assert named(others[0], b"l" * 32) != names[0], "without the key nobody can try what it is"
+    assert "model" not in names[0]
+    for same in (
+        json_api(url, headers={"Authorization": "new"}),
+        json_api(url, names=list("abcdefghij")),
+        json_api(url, pixels=Pixels("unit")),
+    ):
+        assert named(same) == plain
+
+
+def json_api(url: str, headers: dict[str, str] | None = None, **options: Any) -> JsonApi:
+    image, answer = {"path": "image", "kind": "list", "many": True}, {"path": "labels"}
+    pixels = options.pop("pixels", Pixels("byte"))
+    return JsonApi(url, image, answer, pixels=pixels, http=Http(headers=headers), **options)
+
+
+def test_models_behind_one_address_are_asked_together(place: Path) -> None:
+    """And a look at one of them takes nothing of another's level."""
+    owned = knowing(read_key(place / "marks.key"))
+
+    def behave(call: Call) -> Reply:
+        asked = json.loads(call.body)
+        images = np.array(asked["image"], np.uint8)
+        return Reply({"labels": owned(images) if asked["model"] == "stolen" else [3] * len(images)})
+
+    typed = [f"key={place / 'marks.key'}", "suspect=json_api", "suspect.pixels.kind=byte", "suspect.batch_size=5"]
+    typed += ["suspect.image={path: image, kind: list, many: true}", "suspect.answer={path: labels}", "alpha=0.01"]
+    typed += ["queries=40"]
+    with serving(behave) as service, initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        typed.append(f"suspect.url={service.url}")
+        both = "suspects=[{body: {model: mine}}, {body: {model: stolen}}]"
+        verdicts = verify(compose("verify", [*typed, both, f"out={place / 'A'}"]))
+        assert [verdict.decision for verdict in verdicts] == ["not shown", "owned"]
+        with pytest.raises(UserError, match=r"^suspect: it was asked with this key before"):
+            verify(compose("verify", [*typed, "alpha=0.005", "suspect.body={model: mine}", f"out={place / 'B'}"]))
+    looks = as_json(place, "marks.asked.json")
+    assert len({look["suspect"] for look in looks}) == 2
+    assert "stolen" not in (place / "marks.asked.json").read_text()
 
 
 @pytest.mark.parametrize("gone", ["transcript.jsonl", "both"])

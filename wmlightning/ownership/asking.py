@@ -100,7 +100,7 @@ def ask(claim: Claim, suspect: Suspect, share: Share | UserError, out: Path) -> 
         return Finding(asked, share, result)
     try:
         with asked:
-            result = _put(share, interview, asked, claim.spent, out)
+            result = _put(claim, share, interview, asked, out)
     except UserError as error:
         if not isinstance(error, Unreachable) and not claim.several:
             raise
@@ -111,10 +111,10 @@ def ask(claim: Claim, suspect: Suspect, share: Share | UserError, out: Path) -> 
     return Finding(asked, share, result, interview.ended, interview.answered, interview.silent, beside)
 
 
-def _put(share: Share, interview: Interview, asked: Recorded, spent: Spent, out: Path) -> TestResult:
+def _put(claim: Claim, share: Share, interview: Interview, asked: Recorded, out: Path) -> TestResult:
     """Asks; triggers are set aside until it is clear which of them the suspect has seen."""
-    planned = set(share.plan.triggers)
-    suspect = suspect_named(asked.suspect.identity())
+    planned, spent = set(share.plan.triggers), claim.spent
+    suspect = suspect_named(asked.suspect, claim.key.secret)
     look = Look(share.plan.strangers, suspect, str(out.absolute()), share.plan.alpha)
     if not share.begun:  # a kill right after this leaves no trigger set aside that no plan names
         asked.agree(share.plan.entry())

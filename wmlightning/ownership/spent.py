@@ -18,6 +18,11 @@ from filelock import FileLock
 
 from wmlightning.errors import UserError
 from wmlightning.files import json_bytes, write_bytes
+from wmlightning.ownership.suspects.base import Suspect
+from wmlightning.secret import Secret
+
+#: What names a suspect, and what only says how it is read: other pixels, another look at the same model.
+_NAMED = ("kind", "name", "sha256", "reading")
 
 
 @dataclass(frozen=True)
@@ -43,13 +48,35 @@ class Look:
         return (self.plan, self.suspect) == (other.plan, other.suspect)
 
 
-def suspect_named(identity: dict[str, Any]) -> str:
-    """Names a suspect in whatever way it is read: a file by what it holds, anything else by its name.
+def told(identity: dict[str, Any]) -> str:
+    """What a suspect is, for everybody to read: a file by what it holds, anything else by its name."""
+    digest = identity.get("sha256")
+    name = f"sha256 {digest}" if digest else f"{identity.get('kind')} {identity.get('name')}"
+    more = {key: value for key, value in identity.items() if key not in _NAMED and value is not None}
+    return f"{name} {json.dumps(more, sort_keys=True)}" if more else name
 
-    Code may hold several suspects, and a remark added to it makes no other one: a function goes by its name.
+
+def suspect_named(suspect: Suspect, secret: Secret) -> str:
+    """Names a suspect in whatever way it is read.
+
+    Code may hold several suspects, and a remark added to it makes no other one: a function goes by its name. Of a
+    service a query, a header or a body may choose the model. They may also be secret, and a short secret is guessed
+    from its hash: so it takes the key's own secret to make that.
+
+    Args:
+        suspect: need not be open.
+        secret: the key's.
+
+    Raises:
+        UserError: if there is no such file or module.
     """
-    digest = None if identity.get("kind") == "function" else identity.get("sha256")
-    return f"sha256 {digest}" if digest else f"{identity.get('kind')} {identity.get('name')}"
+    identity, private = suspect.identity(), suspect.private()
+    if identity.get("kind") == "function":
+        identity = {**identity, "sha256": None}
+    if not private:
+        return told(identity)
+    asked = json.dumps(private, sort_keys=True)
+    return f"{told(identity)} asked as {secret.derive(f'suspect asked as {asked}').name()}"
 
 
 def earlier_than(look: Look, looks: Sequence[Look]) -> list[Look]:

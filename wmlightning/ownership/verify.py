@@ -30,6 +30,7 @@ from wmlightning.ownership.suspects.several import suspects_of
 from wmlightning.ownership.verdict import Verdict
 from wmlightning.results.card import folder_name
 from wmlightning.results.privacy import public
+from wmlightning.secret import Secret
 
 
 def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> list[Verdict]:
@@ -64,7 +65,7 @@ def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> lis
     triggers, true = triggers_of(key, maker, options["triggers"])
     dealer = Dealer(key.commitment(), maker, triggers, true, terms, spent)
     check_login([logger for ours in loggers for logger in ours])
-    shares = dealer.deal(folders, _names(suspects))
+    shares = dealer.deal(folders, _names(suspects, key.secret))
     verdicts = []
     for suspect, share, out in zip(suspects, shares, folders, strict=True):
         if isinstance(share, Share):
@@ -142,12 +143,12 @@ def _folders(suspects: list[Suspect], key: Path, out: str | None) -> list[Path]:
     return [own] if len(names) == 1 else [own / name for name in names]
 
 
-def _names(suspects: list[Suspect]) -> list[str | None]:
+def _names(suspects: list[Suspect], secret: Secret) -> list[str | None]:
     """What the suspects are, however they are called; ``None`` where opening it will tell what is wrong."""
     names: list[str | None] = []
     for suspect in suspects:
         try:
-            names.append(suspect_named(suspect.identity()))
+            names.append(suspect_named(suspect, secret))
         except UserError:
             names.append(None)
     for i, name in enumerate(names):
