@@ -27,11 +27,15 @@ from wmlightning.job import prepare
 from wmlightning.ownership.commitment import commitment_of, write_commitment
 from wmlightning.ownership.key import Key, keep_key, read_key
 from wmlightning.ownership.questions import SeveralMarks
-from wmlightning.ownership.spent import Spent
+from wmlightning.ownership.spent import Spent, suspect_named
 from wmlightning.ownership.statistics.result import ASSUMPTIONS, NULL_MODELS
 from wmlightning.ownership.suspects.base import Answer as SuspectsAnswer
-from wmlightning.ownership.suspects.base import Unreachable
+from wmlightning.ownership.suspects.base import Suspect, Unreachable
 from wmlightning.ownership.suspects.function import Function
+from wmlightning.ownership.suspects.http import Http
+from wmlightning.ownership.suspects.json_api import JsonApi
+from wmlightning.ownership.suspects.oip import Oip
+from wmlightning.ownership.suspects.pixels import Pixels
 from wmlightning.ownership.transcript import image_digest
 from wmlightning.ownership.verdict import Verdict
 from wmlightning.ownership.verify import verify
@@ -310,10 +314,71 @@ def test_set_aside_triggers_come_back(ask: Callable[..., list[Verdict]], place: 
     assert len(shown) < 40
 
 
+def broken(images: Images) -> list[int]:
+    raise NameError("name 'model' is not defined")
+
+
+def test_a_mistake_costs_what_was_shown(ask: Callable[..., list[Verdict]], place: Path) -> None:
+    """And no more: what it had set aside goes to others, or to the same suspect when it is corrected."""
+    with pytest.raises(UserError, match=r"^suspect: .*NameError"):
+        ask("marks", {"suspect": broken}, "queries=40")
+    shown = set(sent(place / "out"))
+    assert 0 < len(shown) < 40
+    assert set(as_json(place, "marks.spent.json")) == shown
+    assert [look["alpha"] for look in as_json(place, "marks.asked.json")] == [0.001]
+    (verdict,) = ask("marks", {"suspect": knowing(read_key(place / "marks.key"))}, "queries=40")
+    assert verdict.decision == "owned"
+    assert set(as_json(place, "marks.spent.json")) == set(sent(place / "out"))
+
+
+def test_what_goes_on_after_a_mistake_is_set_aside_again(
+    ask: Callable[..., list[Verdict]], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with pytest.raises(UserError, match=r"^suspect: .*NameError"):
+        ask("marks", {"suspect": broken}, "queries=40")
+    with monkeypatch.context() as patch:
+        patch.setattr(SeveralMarks, "put", kill)
+        with pytest.raises(Killed):
+            ask("marks", {"suspect": broken}, "queries=40")
+    assert len(as_json(place, "marks.spent.json")) == 40
+    with pytest.raises(UserError, match=r"^suspect: .*NameError"):
+        ask("marks", {"suspect": broken}, "queries=40")
+    ask("marks", {"other": lambda images: [3] * len(images)}, "queries=1000", f"out={place / 'other'}")
+    asked = sent(place / "out")
+    with pytest.raises(UserError, match=r"^transcript: others were shown meanwhile"):
+        ask("marks", {"suspect": broken}, "queries=40")
+    assert sent(place / "out") == asked
+
+
+def test_answers_that_are_looked_for_in_the_wrong_place(place: Path) -> None:
+    owned = knowing(read_key(place / "marks.key"))
+
+    def behave(call: Call) -> Reply:
+        return Reply({"labels": owned(np.array(json.loads(call.body)["image"], np.uint8))})
+
+    typed = [f"key={place / 'marks.key'}", "suspect=json_api", "suspect.pixels.kind=byte", "suspect.batch_size=5"]
+    typed += ["suspect.image={path: image, kind: list, many: true}"]
+    with serving(behave) as service, initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        typed.append(f"suspect.url={service.url}")
+        (wrong,) = verify(compose("verify", [*typed, "suspect.answer={path: label}", f"out={place / 'out'}"]))
+        assert wrong.decision == "cannot tell"
+        assert "cannot be read); correct how it is asked and read" in wrong.reason
+        assert set(as_json(place, "marks.spent.json")) == set(sent(place / "out"))
+        right = ["suspect.answer={path: labels}", f"out={place / 'B'}", "alpha=0.002"]
+        (verdict,) = verify(compose("verify", [*typed, *right]))
+    assert verdict.decision == "owned", verdict.text()
+
+
 # -- looks -----------------------------------------------------------------------------------------------------------
 
 
-def as_json(place: Path, name: str) -> list[dict[str, Any]]:
+def as_json(place: Path, name: str) -> list[Any]:
     return json.loads((place / name).read_text())  # type: ignore[no-any-return]
 
 
@@ -349,6 +414,25 @@ def test_a_second_look_decides_at_its_own_level(ask: Callable[..., list[Verdict]
     assert second.p_adjusted is not None and second.p_adjusted <= 0.011
 
 
+def test_a_look_costs_what_it_was_decided_at(ask: Callable[..., list[Verdict]], place: Path) -> None:
+    """One next to a guilty one has no larger level: with the rest it would be accused with more than alpha in all."""
+    owned, left = knowing(read_key(place / "random.key")), [5]
+
+    def lucky(images: Images) -> list[int]:
+        found = []
+        for label in owned(images):
+            left[0] -= 1
+            found.append(label if left[0] >= 0 else (label + 1) % 10)
+        return found
+
+    options = ("alpha=0.05", "sequential=false", "queries=20")
+    guilty, other = ask("random", {"guilty": owned, "lucky": lucky}, *options)
+    assert 0.025 < other.p_value <= 0.05, "where Holm's correction accuses it"
+    assert [guilty.decision, other.decision] == ["owned", "not shown"]
+    assert other.p_adjusted == pytest.approx(2 * other.p_value)
+    assert [look["alpha"] for look in as_json(place, "random.asked.json")] == [0.025, 0.025]
+
+
 def test_a_file_is_the_same_suspect_under_any_name(place: Path, stored: Run) -> None:
     with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
         typed = [f"key={place / 'marks.key'}", "queries=20"]
@@ -359,6 +443,81 @@ def test_a_file_is_the_same_suspect_under_any_name(place: Path, stored: Run) -> 
         twice = f"suspects=[{{path: {stored.folder}}}, {{path: {stored.folder}/model.safetensors}}]"
         with pytest.raises(UserError, match=r"^suspects: .* are the same; each suspect once"):
             verify(compose("verify", [*typed, "suspect.path=x", twice, f"out={place / 'C'}"]))
+
+
+def test_a_function_is_known_by_its_name(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by its file, which may hold others, and changes with every remark."""
+    code = place / "my_suspects.py"
+    code.write_text("def one(images):\n    return [3] * len(images)\n\n\ntwo = one\n")
+    monkeypatch.syspath_prepend(str(place))
+    typed = [f"key={place / 'marks.key'}", "suspect=callable", "queries=20", "alpha=0.01"]
+    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        both = "suspects=[{function: 'my_suspects:one'}, {function: 'my_suspects:two'}]"
+        assert len(verify(compose("verify", [*typed, "suspect.function=x", both, f"out={place / 'A'}"]))) == 2
+        code.write_text(code.read_text() + "# a remark\n")
+        with pytest.raises(UserError, match=rf"^suspect: it was asked with this key before, see {place / 'A'}"):
+            again = ["suspect.function=my_suspects:one", "alpha=0.005", f"out={place / 'B'}"]
+            verify(compose("verify", [*typed, *again]))
+
+
+def test_what_a_service_is_asked_with_tells_it_from_others() -> None:
+    """As in transcripts: but not how it is read, or who asks; and nothing that may be secret can be guessed."""
+
+    def named(suspect: Suspect, secret: bytes = b"k" * 32) -> str:
+        return suspect_named(suspect, Secret(secret))
+
+    url = "http://localhost:1/predict"
+    plain = named(json_api(url))
+    assert plain == f"json_api {url}"
+    others = [
+        json_api(url, body={"model": "b"}),
+        json_api(url, body={"model": "c"}),
+        json_api(url + "?model=b"),
+        json_api(url, headers={"Model": "b"}),
+        json_api(url + "/b"),
+        *(Oip("http://localhost:1", "m", version=version) for version in (None, 1, 2)),
+    ]
+    names = [named(suspect) for suspect in others]
+    assert len({plain, *names}) == len(others) + 1
+    assert names == [named(suspect) for suspect in others]
+    assert named(others[0], b"l" * 32) != names[0], "without the key nobody can try what it is"
+    assert "model" not in names[0]
+    for same in (
+        json_api(url, headers={"Authorization": "new"}),
+        json_api(url, names=list("abcdefghij")),
+        json_api(url, pixels=Pixels("unit")),
+    ):
+        assert named(same) == plain
+
+
+def json_api(url: str, headers: dict[str, str] | None = None, **options: Any) -> JsonApi:
+    image, answer = {"path": "image", "kind": "list", "many": True}, {"path": "labels"}
+    pixels = options.pop("pixels", Pixels("byte"))
+    return JsonApi(url, image, answer, pixels=pixels, http=Http(headers=headers), **options)
+
+
+def test_models_behind_one_address_are_asked_together(place: Path) -> None:
+    """And a look at one of them takes nothing of another's level."""
+    owned = knowing(read_key(place / "marks.key"))
+
+    def behave(call: Call) -> Reply:
+        asked = json.loads(call.body)
+        images = np.array(asked["image"], np.uint8)
+        return Reply({"labels": owned(images) if asked["model"] == "stolen" else [3] * len(images)})
+
+    typed = [f"key={place / 'marks.key'}", "suspect=json_api", "suspect.pixels.kind=byte", "suspect.batch_size=5"]
+    typed += ["suspect.image={path: image, kind: list, many: true}", "suspect.answer={path: labels}", "alpha=0.01"]
+    typed += ["queries=40"]
+    with serving(behave) as service, initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        typed.append(f"suspect.url={service.url}")
+        both = "suspects=[{body: {model: mine}}, {body: {model: stolen}}]"
+        verdicts = verify(compose("verify", [*typed, both, f"out={place / 'A'}"]))
+        assert [verdict.decision for verdict in verdicts] == ["not shown", "owned"]
+        with pytest.raises(UserError, match=r"^suspect: it was asked with this key before"):
+            verify(compose("verify", [*typed, "alpha=0.005", "suspect.body={model: mine}", f"out={place / 'B'}"]))
+    looks = as_json(place, "marks.asked.json")
+    assert len({look["suspect"] for look in looks}) == 2
+    assert "stolen" not in (place / "marks.asked.json").read_text()
 
 
 @pytest.mark.parametrize("gone", ["transcript.jsonl", "both"])

@@ -96,11 +96,11 @@ def ask(claim: Claim, suspect: Suspect, share: Share | UserError, out: Path) -> 
         return Finding(asked, None, _nothing("none", ""), str(share))
     question, interview = share.question, Interview(asked)
     result = _nothing(question.test, ASSUMPTIONS[question.test])
-    if not share.begun and question.best_p() > claim.alpha * share.left:  # to no purpose: no trigger is shown
+    if not share.begun and question.best_p() > share.plan.alpha:  # to no purpose: no trigger is shown
         return Finding(asked, share, result)
     try:
         with asked:
-            result = _put(share, interview, asked, claim.spent, out)
+            result = _put(claim, share, interview, asked, out)
     except UserError as error:
         if not isinstance(error, Unreachable) and not claim.several:
             raise
@@ -111,25 +111,33 @@ def ask(claim: Claim, suspect: Suspect, share: Share | UserError, out: Path) -> 
     return Finding(asked, share, result, interview.ended, interview.answered, interview.silent, beside)
 
 
-def _put(share: Share, interview: Interview, asked: Recorded, spent: Spent, out: Path) -> TestResult:
+def _put(claim: Claim, share: Share, interview: Interview, asked: Recorded, out: Path) -> TestResult:
     """Asks; triggers are set aside until it is clear which of them the suspect has seen."""
-    planned = set(share.plan.triggers)
-    suspect = suspect_named(asked.suspect.identity())
+    planned, spent = set(share.plan.triggers), claim.spent
+    suspect = suspect_named(asked.suspect, claim.key.secret)
     look = Look(share.plan.strangers, suspect, str(out.absolute()), share.plan.alpha)
     if not share.begun:  # a kill right after this leaves no trigger set aside that no plan names
         asked.agree(share.plan.entry())
-    spent.reserve(planned.difference(share.begun), look, share.earlier)
+    unseen = set[str]() if asked.done else planned - asked.shown
+    spent.reserve(planned.difference(share.begun), look, share.earlier, unseen)
     finished = False
     try:
         asked.agree(share.plan.entry())
         result = share.question.put(interview)
         finished = interview.ended is None and not asked.done
         return result
+    except UserError as error:  # such as the adapter's: whoever corrects it asks with another plan, or with this again
+        interview.lose(error)
+        raise
     finally:
         if finished:
             asked.finish()
-        if finished or not asked.shown:
-            spent.release(planned - asked.shown, None if asked.shown else look)
+        if not asked.shown:
+            spent.release(planned, look)
+        elif finished:
+            spent.release(planned - asked.shown)
+        elif interview.mistaken:
+            spent.interrupt(planned - asked.shown, look)
 
 
 def _nothing(test: str, assumption: str) -> TestResult:

@@ -6,7 +6,7 @@ from typing import Any
 
 from wmlightning.errors import UserError
 from wmlightning.ownership.asking import Claim, Finding
-from wmlightning.ownership.spent import suspect_named
+from wmlightning.ownership.spent import told
 from wmlightning.ownership.statistics.result import TestResult
 from wmlightning.ownership.verdict import ABOUT, Decision, Verdict, trigger_sample
 from wmlightning.results.fields import Fields
@@ -71,7 +71,7 @@ def _about(config: dict[str, Any]) -> dict[str, str]:
 
 def _identity(found: Finding) -> str:
     try:
-        return suspect_named(found.asked.suspect.identity())
+        return told(found.asked.suspect.identity())
     except UserError:  # it is not there any more
         return ""
 
@@ -81,17 +81,17 @@ def _looks(found: Finding) -> list[str]:
     if found.share is None or not found.share.earlier:
         return []
     n, own = len(found.share.earlier) + 1, found.share.plan.alpha
-    told = f"This is look {n} at this suspect with this key: alpha = {own:g} was left for it by those before"
-    return [f"{told}, so that p is divided by {found.share.left:.3g}."]
+    left = f"This is look {n} at this suspect with this key: alpha = {own:g} was left for it by those before"
+    return [f"{left}, so that p is divided by {found.share.left:.3g}."]
 
 
 def _data(maker: TriggerMaker) -> str:
     """Whose pictures the triggers were made of, and whether it matters."""
-    told = " and ".join(f"{source.name} ({source.stored_as()})" for source in maker.data)
+    data = " and ".join(f"{source.name} ({source.stored_as()})" for source in maker.data)
     if maker.bound:
-        return f"Data: {told}. Labels are bound to the images: with another pixel they would be others."
+        return f"Data: {data}. Labels are bound to the images: with another pixel they would be others."
     advice = "They must be the verifier's own copy (data_dir), not the claimant's."
-    return f"Data: {told}. Labels follow from the secret alone, and are not bound to the images. {advice}"
+    return f"Data: {data}. Labels follow from the secret alone, and are not bound to the images. {advice}"
 
 
 def _decision(claim: Claim, found: Finding, p: float) -> tuple[Decision, str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from wmlightning.errors import UserError
 from wmlightning.ownership.recorded import Recorded
 from wmlightning.ownership.statistics.result import MISSING
-from wmlightning.ownership.suspects.base import Unreachable
+from wmlightning.ownership.suspects.base import Unreachable, Unreadable
 
 
 class Interview:
@@ -25,17 +25,21 @@ class Interview:
         answered: images that the suspect had its chance to answer.
         silent: those of them without a usable answer.
         ended: why no more can be asked: the budget, or a suspect that is gone; ``None`` while it goes on.
+        mistaken: whether that is most likely for a mistake in the config, and not for the suspect.
     """
 
     def __init__(self, asked: Recorded) -> None:
         self._asked = asked
         self.answered = self.silent = 0
         self.ended: str | None = None
+        self.mistaken = False
 
     def lose(self, error: UserError) -> None:
         """Notes that the suspect cannot be asked."""
         why = error.why if isinstance(error, Unreachable) else str(error)
-        self.ended = f"the suspect does not answer ({why}); the same command goes on where it was"
+        self.mistaken = isinstance(error, Unreadable) or not isinstance(error, Unreachable)
+        then = "correct how it is asked and read" if self.mistaken else "the same command goes on where it was"
+        self.ended = f"the suspect does not answer ({why}); {then}"
 
     def stream(self, images: Tensor) -> Iterator[int]:
         """Labels of uint8 images ``(n, c, h, w)`` in their order, -1 for no usable answer; fewer if it ended before."""

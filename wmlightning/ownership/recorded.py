@@ -191,7 +191,7 @@ class Recorded:
                     yield True
         except Unreachable as error:
             answered = sum(digest in self._answers for digest in digests)
-            raise Unreachable(error.why, answered) from error
+            raise type(error)(error.why, answered) from error
 
     def _keep(self, batch: Batch, digests: list[str], shape: tuple[int, ...]) -> None:
         alike: dict[Any, Batch] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,11 @@ from filelock import FileLock
 
 from wmlightning.errors import UserError
 from wmlightning.files import json_bytes, write_bytes
+from wmlightning.ownership.suspects.base import Suspect
+from wmlightning.secret import Secret
+
+#: What names a suspect, and what only says how it is read: other pixels, another look at the same model.
+_NAMED = ("kind", "name", "sha256", "reading")
 
 
 @dataclass(frozen=True)
@@ -29,12 +34,14 @@ class Look:
         suspect: see :func:`suspect_named`.
         folder: of the transcript.
         alpha: level that was spent on it.
+        released: whether what it had set aside was given back, and must be set aside again before it goes on.
     """
 
     plan: str
     suspect: str
     folder: str
     alpha: float
+    released: bool = False
 
     @property
     def whole(self) -> bool:
@@ -47,10 +54,35 @@ class Look:
         return (self.plan, self.suspect) == (other.plan, other.suspect)
 
 
-def suspect_named(identity: dict[str, Any]) -> str:
-    """Names a suspect in whatever way it is read: a file by what it holds, anything else by its name."""
+def told(identity: dict[str, Any]) -> str:
+    """What a suspect is, for everybody to read: a file by what it holds, anything else by its name."""
     digest = identity.get("sha256")
-    return f"sha256 {digest}" if digest else f"{identity.get('kind')} {identity.get('name')}"
+    name = f"sha256 {digest}" if digest else f"{identity.get('kind')} {identity.get('name')}"
+    more = {key: value for key, value in identity.items() if key not in _NAMED and value is not None}
+    return f"{name} {json.dumps(more, sort_keys=True)}" if more else name
+
+
+def suspect_named(suspect: Suspect, secret: Secret) -> str:
+    """Names a suspect in whatever way it is read.
+
+    Code may hold several suspects, and a remark added to it makes no other one: a function goes by its name. Of a
+    service a query, a header or a body may choose the model. They may also be secret, and a short secret is guessed
+    from its hash: so it takes the key's own secret to make that.
+
+    Args:
+        suspect: need not be open.
+        secret: the key's.
+
+    Raises:
+        UserError: if there is no such file or module.
+    """
+    identity, private = suspect.identity(), suspect.private()
+    if identity.get("kind") == "function":
+        identity = {**identity, "sha256": None}
+    if not private:
+        return told(identity)
+    asked = json.dumps(private, sort_keys=True)
+    return f"{told(identity)} asked as {secret.derive(f'suspect asked as {asked}').name()}"
 
 
 def earlier_than(look: Look, looks: Sequence[Look]) -> list[Look]:
@@ -95,23 +127,29 @@ class Spent:
             raise _damaged(self._asked)
         return looks
 
-    def reserve(self, triggers: Iterable[str], look: Look, earlier: Sequence[Look]) -> None:
+    def reserve(self, triggers: Iterable[str], look: Look, earlier: Sequence[Look], unseen: Iterable[str] = ()) -> None:
         """Sets triggers aside before the first of them leaves: a kill then cannot make one pass for unseen.
 
         Args:
             triggers: hashes.
             look: that shows them.
             earlier: looks at the same suspect that it was planned after.
+            unseen: all that it is still to show: set aside again if they were given back, or a kill came between.
 
         Raises:
             UserError: if another verification has taken one of them, or looked at the suspect, meanwhile.
         """
         wanted = set(triggers)
         with self._changing() as (noted, looks):
+            released = any(other.same(look) and other.released for other in looks)
+            if released and noted & set(unseen) - wanted:
+                wrong = "others were shown meanwhile what it was to be asked when it ended by a mistake"
+                raise UserError("transcript", wrong, "another folder")
             if wanted & noted or earlier_than(look, looks) != list(earlier):
                 wrong = f"{self.path} changed while this verification was planned"
                 raise UserError("key", wrong, "the same command again")
-            noted |= wanted
+            noted |= wanted.union(unseen)
+            looks[:] = [replace(other, released=False) if other.same(look) else other for other in looks]
             if not any(other.same(look) for other in looks):
                 looks.append(look)
 
@@ -120,6 +158,12 @@ class Spent:
         with self._changing() as (noted, looks):
             noted -= set(triggers)
             looks[:] = [look for look in looks if unseen is None or not look.same(unseen)]
+
+    def interrupt(self, triggers: Iterable[str], look: Look) -> None:
+        """Gives back the triggers that a look has not shown yet. What it has shown is spent, and its level too."""
+        with self._changing() as (noted, looks):
+            noted -= set(triggers)
+            looks[:] = [replace(other, released=True) if other.same(look) else other for other in looks]
 
     @contextmanager
     def _changing(self) -> Iterator[tuple[set[str], list[Look]]]:

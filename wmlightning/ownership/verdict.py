@@ -40,7 +40,7 @@ class Verdict:
         alpha: level of the test.
         p_value: how likely an innocent suspect gives as many matches; of the sequential test, anytime-valid.
         stamped: when it existed at the latest, and which authority vouches for that.
-        p_adjusted: the same after Holm's correction for several suspects.
+        p_adjusted: the same after correction for several suspects and looks.
         e_value: evidence of the sequential test, or ``None``.
         about: which key it is, in words that every table uses: ``dataset``, ``watermark``, ``key``.
         queries: images that were sent, decoys included.

@@ -23,13 +23,14 @@ from wmlightning.ownership.key import read_key
 from wmlightning.ownership.questions import Terms
 from wmlightning.ownership.shares import Dealer, Share
 from wmlightning.ownership.spent import Spent, suspect_named
-from wmlightning.ownership.statistics.result import holm
+from wmlightning.ownership.statistics.result import bonferroni
 from wmlightning.ownership.suspects.base import Suspect
 from wmlightning.ownership.suspects.network import Network
 from wmlightning.ownership.suspects.several import suspects_of
 from wmlightning.ownership.verdict import Verdict
 from wmlightning.results.card import folder_name
 from wmlightning.results.privacy import public
+from wmlightning.secret import Secret
 
 
 def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> list[Verdict]:
@@ -64,17 +65,13 @@ def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> lis
     triggers, true = triggers_of(key, maker, options["triggers"])
     dealer = Dealer(key.commitment(), maker, triggers, true, terms, spent)
     check_login([logger for ours in loggers for logger in ours])
-    shares = dealer.deal(folders, _names(suspects))
-    found = []
+    shares = dealer.deal(folders, _names(suspects, key.secret))
+    verdicts = []
     for suspect, share, out in zip(suspects, shares, folders, strict=True):
         if isinstance(share, Share):
             tell(share.estimate)
-        found.append(ask(claim, suspect, share, out))
-        bound = min(1.0, len(suspects) * found[-1].p_value)  # whatever comes of the others; written at once
-        verdict_of(claim, found[-1], bound).write(out)
-    adjusted = holm([finding.p_value for finding in found])
-    verdicts = [verdict_of(claim, finding, p) for finding, p in zip(found, adjusted, strict=True)]
-    verdicts = [verdict.write(out) for verdict, out in zip(verdicts, folders, strict=True)]
+        finding = ask(claim, suspect, share, out)
+        verdicts.append(verdict_of(claim, finding, bonferroni(finding.p_value, len(suspects))).write(out))
     for ours, verdict, out in zip(loggers, verdicts, folders, strict=True):  # last: one that fails costs no verdict
         log_verdict(ours, asdict(verdict), out)
     return verdicts
@@ -125,7 +122,7 @@ def _terms(options: dict[str, Any], n_suspects: int) -> Terms:
     for name in ("survival", "decoys"):
         setting(options["expect"].get(name), f"expect.{name}", float, 0, 1)
     return Terms(
-        alpha=alpha / n_suspects,  # what Holm's correction asks of the smallest p-value
+        alpha=alpha / n_suspects,  # so that one's look costs what is noted of it, whatever comes of the others
         queries=setting(options["queries"], "queries", int, 1),
         budget=setting(options["budget"], "budget", int, 1),
         sequential=options["sequential"],
@@ -146,12 +143,12 @@ def _folders(suspects: list[Suspect], key: Path, out: str | None) -> list[Path]:
     return [own] if len(names) == 1 else [own / name for name in names]
 
 
-def _names(suspects: list[Suspect]) -> list[str | None]:
+def _names(suspects: list[Suspect], secret: Secret) -> list[str | None]:
     """What the suspects are, however they are called; ``None`` where opening it will tell what is wrong."""
     names: list[str | None] = []
     for suspect in suspects:
         try:
-            names.append(suspect_named(suspect.identity()))
+            names.append(suspect_named(suspect, secret))
         except UserError:
             names.append(None)
     for i, name in enumerate(names):

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
-from wmlightning.ownership.statistics.result import ASSUMPTIONS, bounded, clopper_pearson, holm, integers, positive
+from wmlightning.ownership.statistics.result import (
+    ASSUMPTIONS,
+    bonferroni,
+    bounded,
+    clopper_pearson,
+    integers,
+    positive,
+)
 
 
 @given(st.integers(0, 60), st.integers(1, 60), st.sampled_from([0.9, 0.95, 0.99]))
@@ -29,30 +36,17 @@ def test_interval_covers(share: float) -> None:
     assert binom.pmf(np.arange(n + 1), n, share)[covered].sum() >= 0.95
 
 
-def test_holm_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([]) == []
-    assert holm([0.2]) == [0.2]
-    assert holm([0.1, 0.9, 0.9])[0] == 0.3, "on paper, and not 0.30000000000000004"
+def test_bonferroni_by_hand() -> None:
+    assert bonferroni(0.2, 1) == 0.2
+    assert bonferroni(0.01, 4) == pytest.approx(0.04)
+    assert bonferroni(0.4, 3) == 1
+    assert bonferroni(0.1, 3) == 0.3, "on paper, and not 0.30000000000000004"
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_holm_rejects_what_stepping_down_rejects(p_values: list[float]) -> None:
-    corrected = holm(p_values)
-    assert all(p <= c * (1 + 1e-11) and c <= 1 for p, c in zip(p_values, corrected, strict=True))
-    alpha, order = 0.05, sorted(range(len(p_values)), key=lambda i: p_values[i])
-    rejected = set()
-    for step, i in enumerate(order):
-        if p_values[i] * (len(order) - step) > alpha:
-            break
-        rejected.add(i)
-    assert rejected == {i for i, c in enumerate(corrected) if c <= alpha}
-
-
-def test_holm_refuses_what_is_no_p_value() -> None:
-    for wrong in ([1.5], [-0.1], [[0.1]], [float("nan")]):
-        with pytest.raises(ValueError, match="p-values"):
-            holm(wrong)
+def test_bonferroni_refuses_what_is_no_p_value() -> None:
+    for wrong in (1.5, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="p-value"):
+            bonferroni(wrong, 2)
 
 
 def test_numbers_stay_finite() -> None:

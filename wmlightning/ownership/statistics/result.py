@@ -138,26 +138,17 @@ def clopper_pearson(matches: int, n: int, confidence: float = 0.95) -> tuple[flo
     return low, high  # what scipy's binomtest finds, hundreds of times faster: power estimates judge thousands of keys
 
 
-def holm(p_values: npt.ArrayLike) -> list[float]:
-    """Holm's correction (Scandinavian Journal of Statistics 1979): p-values for several suspects asked at once.
+def bonferroni(p_value: float, n: int) -> float:
+    """The p-value of one of ``n`` suspects asked at once, corrected for the others.
 
     Whatever the dependence between the suspects, calling those "owned" whose corrected p-value is at most alpha calls
-    any innocent one so with probability alpha or less.
-
-    Args:
-        p_values: one for each suspect.
-
-    Returns:
-        The corrected ones, in the same order.
+    any innocent one so with probability alpha or less, and each with alpha / n or less. Holm's correction keeps the
+    first promise only: where others are guilty it tests an innocent one at up to the whole of alpha, although its look
+    was noted as costing alpha / n, and all looks at it together would exceed the last alpha.
     """
-    given = np.asarray(p_values, dtype=np.float64)
-    if given.ndim != 1 or not ((given >= 0) & (given <= 1)).all():
-        raise ValueError("p-values lie in [0, 1], one for each suspect")
-    order = np.argsort(given, kind="stable")
-    factors = np.arange(len(given), 0, -1)
-    corrected = np.empty_like(given)
-    corrected[order] = np.minimum(1.0, np.maximum.accumulate(given[order] * factors))
-    return [rounded(float(p)) for p in corrected]
+    if not 0 <= p_value <= 1 or n < 1:
+        raise ValueError("a p-value lies in [0, 1], and there is a suspect")
+    return min(1.0, rounded(n * p_value))
 
 
 def rounded(value: float) -> float:

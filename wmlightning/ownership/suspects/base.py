@@ -77,6 +77,10 @@ class Unreachable(UserError):
         self.answered = answered
 
 
+class Unreadable(Unreachable):
+    """Whatever it says, nothing of it could ever be read: most often the config says wrongly how it answers."""
+
+
 class Spend(Protocol):
     """Keeps count of the images that leave for the suspect."""
 

@@ -29,6 +29,7 @@ from wmlightning.ownership.suspects.base import (
     Suspect,
     Unlimited,
     Unreachable,
+    Unreadable,
     batches,
     missing,
 )
@@ -142,6 +143,7 @@ class RemoteSuspect(Suspect):
         Raises:
             UserError: if the first reply shows that the config is wrong.
             Unreachable: if the service stopped answering; what it answered has been given before.
+            Unreadable: if it answers, and never in a way that can be read.
         """
         stream = self._stream(images, spend or Unlimited())
         _OPEN.add(stream)
@@ -220,7 +222,9 @@ class RemoteSuspect(Suspect):
     def _unreachable(self, flow: _Flow) -> Unreachable:
         last, n = flow.failures[-1].reply, len(flow.failures)
         why = last.detail if last is not None and last.failure else "what it answers cannot be read"
-        return Unreachable(f"{self.name}: " + (f"{n} requests in a row failed, the last one: " if n > 1 else "") + why)
+        heard = all(result.reply is not None and result.reply.failure is None for result in flow.failures)
+        kind = Unreadable if heard and not self._alive else Unreachable
+        return kind(f"{self.name}: " + (f"{n} requests in a row failed, the last one: " if n > 1 else "") + why)
 
     def _check_classes(self, result: _Result) -> None:
         if not self._alive and all(answer.missing == WRONG_CLASSES for _, answer in result.answers):
