@@ -74,6 +74,7 @@ def _tables(runs: Path, out: Path, add: bool) -> dict[str, Any]:
         attacked = _merged(attacks.from_csv(out / "attacks.csv"), attacked, attacks.ABOUT)
         asked = _merged(verification.read(out / "verification.csv"), asked, verification.ABOUT)
         attacked = attacked[attacked.victim.isin(trained.fingerprint)]  # not of a model that a new one replaces
+        asked = asked[verification.fingerprints(asked).isin(trained.fingerprint)]
     write_bytes(out / "embedding.csv", trained.round(3).to_csv(index=False).encode())
     write_bytes(out / "attacks.csv", attacks.write_csv(attacked).encode())
     write_bytes(out / "verification.csv", asked.to_csv(index=False, float_format="%.6g").encode())

@@ -22,11 +22,15 @@ def read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["model", *_QUESTION, *ABOUT[-2:], *_FOUND])
 
 
+def fingerprints(frame: pd.DataFrame) -> pd.Series[str]:
+    """Of the models that were asked."""
+    return frame.model.astype(str).str.rsplit("-", n=1).str[-1]
+
+
 def of_models(frame: pd.DataFrame, trained: pd.DataFrame) -> pd.DataFrame:
     """The rows of models of the study, with the names that its tables give to keys."""
     names = dict(zip(trained.fingerprint, trained.key.map(KEYS), strict=True))
-    fingerprints = frame.model.astype(str).str.rsplit("-", n=1).str[-1]
-    return frame.assign(key=fingerprints.map(names)).dropna(subset=["key"]).astype({"decided": bool})
+    return frame.assign(key=fingerprints(frame).map(names)).dropna(subset=["key"]).astype({"decided": bool})
 
 
 def table(frame: pd.DataFrame, columns: dict[str, tuple[str, float]]) -> list[str]:

@@ -14,7 +14,7 @@ from wmlightning.data.batches import ImageSet
 from wmlightning.ownership.questions import Terms
 from wmlightning.ownership.shares import Dealer, Share
 from wmlightning.ownership.spent import Spent
-from wmlightning.ownership.statistics.result import holm
+from wmlightning.ownership.statistics.result import bonferroni
 from wmlightning.ownership.transcript import image_digests
 
 MAKER, *_ = maker_of(Tag(), numbered(400, 400, 8), n_triggers=24, label="random")
@@ -66,7 +66,7 @@ def test_a_level_that_is_left_is_the_one_on_paper(tmp_path: Path) -> None:
     (tmp_path / "k.asked.json").write_text(json.dumps([look]))
     share = dealt(tmp_path, TRAINED, Terms(0.011, 20, 5000))
     assert share.plan.alpha == share.question.terms.alpha == 0.001
-    assert holm([0.001 / share.left]) == [0.011]
+    assert bonferroni(0.001 / share.left, 1) == 0.011
     begun = {**share.plan.entry(), "alpha": 0.011 - 0.01}
     (tmp_path / "transcript.jsonl").write_text(json.dumps({"plan": begun, "sent": share.plan.triggers[:1]}) + "\n")
     assert dealt(tmp_path, TRAINED, Terms(0.011, 20, 5000)).plan.entry() == begun
