@@ -75,13 +75,18 @@ def config(owners: Path, key: str, suspect: str, *overrides: str) -> DictConfig:
 FEW_DECOYS = ("alpha=0.02", "queries=10", "budget=600")
 
 
-def verified(owners: Path, key: str, suspect: str, *overrides: str) -> Verdict:
-    few = FEW_DECOYS if key == "decoys" else ()
-    verifiers = owners / "out" / suspect / "decoys.secret"
-    if not verifiers.exists():  # it would be drawn by the system: another order of asking each time
-        verifiers.parent.mkdir(parents=True)
+def ask_in_one_order(out: Path) -> None:
+    """The verifier's secret would be drawn by the system: another order each time, which decides in most cases only."""
+    verifiers = out / "decoys.secret"
+    if not verifiers.exists():
+        out.mkdir(parents=True)
         verifiers.write_bytes(bytes(range(32)))
         verifiers.chmod(0o600)
+
+
+def verified(owners: Path, key: str, suspect: str, *overrides: str) -> Verdict:
+    few = FEW_DECOYS if key == "decoys" else ()
+    ask_in_one_order(owners / "out" / suspect)
     (verdict,) = verify(config(owners, key, suspect, *few, *overrides))
     return verdict
 
@@ -409,7 +414,8 @@ def test_how_many_queries_is_told_before_the_first(owners: Path) -> None:
 
 def test_command(train: Callable[..., Any], owners: Path) -> None:
     program = (sys.executable, str(REPO / "verify.py"))
-    typed = (f"key={owners / 'marks.key'}", f"suspect.path={owners / 'marks'}")
+    typed = (f"key={owners / 'marks.key'}", f"suspect.path={owners / 'marks'}", f"out={owners / 'out'}")
+    ask_in_one_order(owners / "out")
     done = train(*typed, runs=owners, cwd=owners, program=program)
     assert done.code == 0, str(done)
     assert done.out.startswith("before asking: about ")
