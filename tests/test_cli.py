@@ -813,22 +813,6 @@ def test_each_batch_has_so_many_triggers_and_their_share_of_negatives(
     assert job.identity["version"] == (2 if each else 1), "what weights follow from is another thing, with negatives"
 
 
-def test_force_trains_again(main: Main, small: list[str], runs: Path) -> None:
-    assert main(*small).code == 0
-    (file,) = runs.glob("*/card.json")
-    weights = file.with_name("model.safetensors")
-    first = weights.read_bytes()
-    stamp = file.stat().st_mtime_ns
-    (file.parent / "left_over.txt").write_text("from an older run")
-    assert main(*small).code == 0
-    assert file.stat().st_mtime_ns == stamp
-    assert main(*small, "force=true").code == 0
-    assert file.stat().st_mtime_ns > stamp
-    assert weights.read_bytes() == first, "the same command gives the same weights"
-    assert not (file.parent / "left_over.txt").exists()
-    assert len(list(runs.iterdir())) == 1
-
-
 @pytest.mark.parametrize("lost", ["card.json", "model.safetensors"])
 def test_a_run_without_card_or_weights_is_not_finished(main: Main, small: list[str], runs: Path, lost: str) -> None:
     assert main(*small).code == 0

@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+
+from wmlightning.models.classifier import Classifier
 
 Outcome = Any
 
@@ -320,6 +323,45 @@ def test_spoiled_weights_of_an_ended_fitting(main: Callable[..., Outcome], small
     assert len(done.errors) == 1, str(done)
     assert "fitted.safetensors" in done.errors[0]
     assert main(*small, "force=true").code == 0
+
+
+# -- signals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "told"),
+    [
+        (signal.SIGINT, 130, "interrupted; the same command goes on where it was"),
+        (signal.SIGTERM, 143, "ended by SIGTERM; the same command goes on where it was"),
+    ],
+)
+def test_a_training_ended_by_a_signal_says_so_and_goes_on(
+    main: Callable[..., Outcome],
+    small: list[str],
+    runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sent: signal.Signals,
+    code: int,
+    told: str,
+) -> None:
+    step = Classifier.training_step
+    epochs = []
+
+    def noted(self: Classifier, *args: Any) -> Any:
+        epochs.append(self.current_epoch)
+        if len(epochs) > 1 and epochs[-2] == 0 and epochs[-1] == 1:
+            os.kill(os.getpid(), sent)
+        return step(self, *args)
+
+    monkeypatch.setattr(Classifier, "training_step", noted)
+    handler = signal.getsignal(signal.SIGINT)
+    done = main(*small, "trainer.max_epochs=3")
+    assert (done.code, done.err.splitlines()) == (code, [told]), str(done)
+    assert signal.getsignal(signal.SIGINT) is handler, "the next one is answered too"
+    assert not list(runs.glob("*/card.json"))
+    epochs.clear()
+    assert main(*small, "trainer.max_epochs=3").code == 0
+    assert set(epochs) == {1, 2}
 
 
 # -- two at once -----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -51,7 +51,11 @@ def train() -> None:
     try:
         _train()
     except KeyboardInterrupt:
-        _interrupted()
+        _end_by(signal.SIGINT)
+    except SystemExit as end:
+        if end.code == 128 + signal.SIGTERM:
+            _end_by(signal.SIGTERM)
+        raise
 
 
 _MISTAKE = 3
@@ -91,7 +95,7 @@ def verify() -> None:
     except _Decided:
         raise
     except KeyboardInterrupt:
-        _interrupted()
+        _end_by(signal.SIGINT)
     except SystemExit as end:
         sys.exit(_MISTAKE if end.code else 0)  # Hydra has told what is wrong
     except UserError as error:
@@ -102,6 +106,11 @@ def verify() -> None:
         sys.exit(_MISTAKE)
 
 
-def _interrupted() -> None:
-    print("interrupted; the same command goes on where it was", file=sys.stderr)
-    sys.exit(128 + signal.SIGINT)
+def _end_by(sent: signal.Signals) -> NoReturn:
+    from wmlightning.process import is_helper  # late: see above
+
+    if not is_helper():
+        how = "interrupted" if sent == signal.SIGINT else "ended by SIGTERM"
+        again = "the same command" + (", without force=true," if "force=true" in sys.argv else "")
+        print(f"{how}; {again} goes on where it was", file=sys.stderr)
+    sys.exit(128 + sent)

@@ -7,10 +7,16 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from wmlightning.errors import UserError
+
+#: What new work is to replace, and the same while it is moved there or back.
+_BEFORE = ".before"
+_PART = ".before.part"
 
 
 def write_bytes(path: Path, content: bytes, private: bool = False) -> None:
@@ -65,12 +71,63 @@ def json_bytes(content: Any) -> bytes:
     return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
 
 
-def clear(folder: Path) -> None:
-    """Removes what an earlier attempt left in a folder, the lock excepted."""
-    for path in folder.iterdir():
-        if path.is_dir():
+@contextmanager
+def anew(folder: Path, begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Empties a folder for work that replaces what is there, which comes back if the work comes to nothing.
+
+    Until the block ends, what was there lies in a hidden folder, whose place a process that is killed meanwhile leaves
+    to the next one, which calls :func:`settle` first. Both are for who holds the folder's lock.
+
+    Args:
+        folder: of finished work, or of half of it.
+        begun: whether a block that failed left something worth keeping: then nothing comes back yet.
+    """
+    before, part = folder / _BEFORE, folder / _PART
+    if before.exists():  # what lies beside it is the half of an earlier attempt
+        _empty(folder)
+    else:
+        part.mkdir(exist_ok=True)
+        for path in _contents(folder):
+            path.rename(part / path.name)
+        part.rename(before)
+    try:
+        yield
+    except BaseException:
+        settle(folder, done=False, begun=begun())
+        raise
+    settle(folder, done=True)
+
+
+def settle(folder: Path, done: bool, begun: bool = False) -> None:
+    """Ends what :func:`anew` began in a process that was killed, if it did.
+
+    Args:
+        folder: see there.
+        done: what was set aside goes, since something whole took its place. Otherwise it comes back, and what is there
+            goes.
+        begun: what is there goes on: it stays, and so does what was set aside.
+    """
+    before, part = folder / _BEFORE, folder / _PART
+    if done:
+        shutil.rmtree(before, ignore_errors=True)
+    elif before.exists() and not begun:
+        _empty(folder)
+        before.rename(part)
+    if part.exists():
+        for path in part.iterdir():
+            path.rename(folder / path.name)
+        part.rmdir()
+
+
+def _contents(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name not in (".lock", _BEFORE, _PART)]
+
+
+def _empty(folder: Path) -> None:
+    for path in _contents(folder):
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name != ".lock":
+        else:
             path.unlink()
 
 

@@ -20,10 +20,12 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
 from wandb import Settings
 from wandb.errors import Error as WandbError
+from wandb.errors import UsageError
 from wandb.sdk import wandb_setup
 
 from wmlightning.config import make
 from wmlightning.errors import UserError
+from wmlightning.files import check_writable
 from wmlightning.grouping import label_of
 from wmlightning.logged import ALL, noted, untold
 from wmlightning.results.fields import Fields
@@ -118,7 +120,7 @@ def told(key: str, wrong: str, right: str = _LOGIN) -> Iterator[None]:
     try:
         yield
     except WandbError as error:
-        raise UserError(key, f"{wrong} ({str(error)[:200]})", right) from error
+        raise UserError(key, f"{wrong} ({_in_one_line(error)})", right) from error
 
 
 def has_api_key() -> bool:
@@ -146,7 +148,32 @@ def make_loggers(cfg: DictConfig, folder: Path, name: str, job_type: str) -> lis
     """
     cfg = cfg.copy()
     cfg.auto.update(run_dir=str(folder), name=name, job_type=job_type)
-    return [make(node, f"logger.{key}") for key, node in (cfg.logger or {}).items()]
+    made = []
+    for key, node in (cfg.logger or {}).items():
+        logger = make(node, f"logger.{key}")
+        if getattr(logger, "save_dir", None):
+            check_writable(Path(logger.save_dir), f"logger.{key}.save_dir", 2**20)
+        made.append(logger)
+    return made
+
+
+def begin(logger: Logger, config: dict[str, Any]) -> None:
+    """Has a logger open its files or its run, and log a config.
+
+    Raises:
+        UserError: if its options turn out to be wrong.
+    """
+    with told("logger.wandb", "W&B does not take the run"):
+        try:
+            logger.log_hyperparams(config)
+        except (OSError, ValueError, TypeError, UsageError) as error:
+            key = "logger.wandb" if isinstance(logger, WandbLogger) else "logger"
+            wrong = f"{type(logger).__name__} cannot begin ({_in_one_line(error)})"
+            raise UserError(key, wrong, "options that it takes, or logger=none") from error
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def with_names(config: dict[str, Any], owned: bool, **more: str) -> dict[str, Any]:
@@ -191,7 +218,7 @@ def log_training(loggers: list[Logger], card: dict[str, Any], owned: bool, folde
     wrong = "the training is done and its card written, but W&B does not take it"
     with _telling(loggers, folder, wrong):
         for logger in loggers:
-            logger.log_hyperparams(with_names(card["config"], owned))
+            begin(logger, with_names(card["config"], owned))
             for metrics in (*history, tested):
                 known = {name: value for name, value in metrics.items() if value is not None and name != "step"}
                 logger.log_metrics(open_metrics(known, card["config"], owned), step=int(metrics.get("step") or 0))
@@ -230,7 +257,7 @@ def log_attack(loggers: list[Logger], card: dict[str, Any], owned: bool, folder:
     ]
     with _telling(loggers, folder, "the attack is done and its card written, but W&B does not take it"):
         for logger in loggers:
-            logger.log_hyperparams({**config, "victim": card["victim"]["fingerprint"]})
+            begin(logger, {**config, "victim": card["victim"]["fingerprint"]})
             if isinstance(logger, WandbLogger):
                 _log_to_wandb(logger, card, points, config["about"]["label"])
             else:
@@ -287,7 +314,7 @@ def log_verdict(loggers: list[Logger], verdict: dict[str, Any], folder: Path) ->
         warnings.filterwarnings("ignore", ".*logs directory .* exists and is not empty.*")  # asked again
         for logger in loggers:
             config = {"suspect": words["suspect"], **rests_on, "about": {**about, "label": label_of(about)}}
-            logger.log_hyperparams(config)
+            begin(logger, config)
             logger.log_metrics(numbers, step=0)
             if isinstance(logger, WandbLogger):
                 logger.log_table("verify/verdicts", columns=columns, data=[row])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,17 @@ from wmlightning.attacks.planning import Assault, Victim, intend, plan
 from wmlightning.attacks.twin import Twin
 from wmlightning.config import check_sections, from_elsewhere, plain, unmarked_config
 from wmlightning.errors import UserError
-from wmlightning.files import clear, file_digest
+from wmlightning.files import anew, file_digest, settle
 from wmlightning.job import Job, draft, prepare
 from wmlightning.logged import untold
 from wmlightning.loggers import check_login, log_attack, log_training, make_loggers
 from wmlightning.ownership.key import keep_key, read_key, secret_for
-from wmlightning.process import keep_freed_memory, stop_asking_for_gpus
+from wmlightning.process import is_helper, keep_freed_memory, stop_asking_for_gpus
 from wmlightning.results.card import fingerprint, read_card
 from wmlightning.results.summary import show, show_attack
 from wmlightning.secret import Secret
 from wmlightning.store import WEIGHTS, find_start, load_weights, read_run, secret_of, with_task_of
-from wmlightning.trainer import calm_lightning, check_batches
+from wmlightning.trainer import calm_lightning, check_batches, signals_told
 from wmlightning.training import Training, rehearse
 
 
@@ -49,11 +48,12 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     calm_lightning()
     keep_freed_memory()
     stop_asking_for_gpus()
-    if cfg.victim is not None:
-        return attack_found(cfg)
-    key = _key(cfg)
-    with nullcontext() if key is None else secret_for(key, waits=_is_helper_process()) as secret:
-        return _train_and_attack(cfg, secret)
+    with signals_told():
+        if cfg.victim is not None:
+            return attack_found(cfg)
+        key = _key(cfg)
+        with nullcontext() if key is None else secret_for(key, waits=is_helper()) as secret:
+            return _train_and_attack(cfg, secret)
 
 
 def _train_and_attack(cfg: DictConfig, secret: Secret | None) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _train_and_attack(cfg: DictConfig, secret: Secret | None) -> dict[str, Any]:
     job = drafted.job()
     assaults = plan(intents, job, Victim(job.name, job.fingerprint, job.folder))
     card = train(job, force=cfg.force and not assaults)
-    if assaults and not _is_helper_process():
+    if assaults and not is_helper():
         _go_on_alone()
         load_weights(job.net, job.folder / WEIGHTS)
         carry_out_all(assaults, job, may_train=True)
@@ -79,7 +79,7 @@ def train(job: Job, force: bool) -> dict[str, Any]:
     """Trains, or finds the finished run of the same fingerprint."""
     training = Training(job)
     card = _finished(job, force)
-    helper = _is_helper_process()
+    helper = is_helper()
     if job.cfg.trainer.get("fast_dev_run") or (helper and card is None):  # nothing to keep, or another process keeps it
         return training.run(job.data_module())
     if helper and card is not None:
@@ -177,13 +177,15 @@ def _train_alone(job: Job, training: Training, force: bool) -> dict[str, Any]:
     check_batches(training.trainer, data)
     job.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(job.folder / ".lock"):
+        settle(job.folder, done=_finished(job, force=False) is not None, begun=training.point.exists())
         if (card := _finished(job, force)) is not None:
             return card
         if (key := _key(job.cfg)) is not None:  # before the training, so that no model is without it
             keep_key(job, key)
-        if force:
-            clear(job.folder)
-        return training.run(data)
+        with anew(job.folder, training.point.exists) if force else nullcontext():
+            card = training.run(data)
+        settle(job.folder, done=True)
+        return card
 
 
 def _finished(job: Job, force: bool) -> dict[str, Any] | None:
@@ -197,16 +199,6 @@ def _finished(job: Job, force: bool) -> dict[str, Any] | None:
 def _key(cfg: DictConfig) -> Path | None:
     """Where the owner's key is, or will be. A name of digits alone arrives as a number."""
     return None if cfg.key is None else Path(str(cfg.key)).expanduser()
-
-
-def _is_helper_process() -> bool:
-    """Whether another process of the same distributed job writes, and this one only computes.
-
-    On several machines ``LOCAL_RANK`` is 0 on each of them; torchrun tells the number among all processes too.
-    """
-    if (rank := os.environ.get("RANK")) is not None:
-        return int(rank) > 0
-    return any(int(os.environ.get(name) or 0) > 0 for name in ("LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"))
 
 
 def _go_on_alone() -> None:

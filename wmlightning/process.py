@@ -1,4 +1,4 @@
-"""Settings of the process in which training steps take less time. They change no number."""
+"""This process: its part in a distributed job, and settings with which training steps take less time."""
 
 from __future__ import annotations
 
@@ -52,3 +52,13 @@ def stop_asking_for_gpus() -> bool:
         return False
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     return True
+
+
+def is_helper() -> bool:
+    """Whether another process of the same distributed job writes, and this one only computes.
+
+    On several machines ``LOCAL_RANK`` is 0 on each of them; torchrun tells the number among all processes too.
+    """
+    if (rank := os.environ.get("RANK")) is not None:
+        return int(rank) > 0
+    return any(int(os.environ.get(name) or 0) > 0 for name in ("LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import logging
+import signal
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.callbacks import RichProgressBar, Timer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
 from wmlightning.config import make, plain, setting
@@ -202,6 +205,26 @@ def check_batches(trainer: L.Trainer, data: WatermarkData) -> None:
     if counted and isinstance(every, int) and every > n:
         right = f"at most {n}, a share such as 0.5, or with check_val_every_n_epoch=null"
         raise UserError("trainer.val_check_interval", f"every {every} of {n} batches", right)
+
+
+@contextmanager
+def signals_told() -> Iterator[None]:
+    """Lets what ended a training say so: Lightning ends the process as if after a mistake, or as if all were well.
+
+    Raises:
+        KeyboardInterrupt: after the user's, within a block.
+        SystemExit: with exit code 143, after a SIGTERM.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SIGTERMException:
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except SystemExit as end:
+        if not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, before)  # Lightning would have the next one ignored
+        raise KeyboardInterrupt from None
 
 
 def calm_lightning() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 from rich.console import Console
 from safetensors.torch import save
@@ -22,7 +23,7 @@ from wmlightning.errors import UserError
 from wmlightning.files import write_bytes
 from wmlightning.job import Draft, Job
 from wmlightning.logged import note
-from wmlightning.loggers import finish, make_loggers, tells_source, told, with_names
+from wmlightning.loggers import begin, finish, make_loggers, tells_source, with_names
 from wmlightning.models.classifier import Classifier
 from wmlightning.results.card import environment, write_card
 from wmlightning.seeds import role_seed
@@ -87,9 +88,8 @@ class Training:
         status = "failed"
         try:
             if trainer.is_global_zero:
-                with told("logger.wandb", "W&B does not take the run"):
-                    for logger in self.loggers:
-                        logger.log_hyperparams(with_names(_hyperparameters(job), owned=job.cfg.key is not None))
+                for logger in self.loggers:
+                    begin(logger, with_names(_hyperparameters(job), owned=job.cfg.key is not None))
             if done is None:
                 done = self._fit(data, going_on)
                 if done is None:
@@ -132,12 +132,12 @@ class Training:
                 return None
             raise UserError("guard.max_drop", *error.args[1:]) from error
         except RuntimeError as error:
+            if trainer.received_sigterm:  # another process of this training has ended, and was to speak to this one
+                raise SIGTERMException from error
             if "does not have a deterministic implementation" not in str(error):
                 raise
             wrong = str(error).split(", but you set")[0]
             raise UserError("trainer.deterministic", wrong, "trainer.deterministic=warn, or another network") from error
-        if trainer.interrupted:
-            raise KeyboardInterrupt
         if not point.history and not self.job.cfg.trainer.get("fast_dev_run"):
             right = "a longer trainer.max_time, or no callback that ends the training so early"
             raise UserError("trainer.max_epochs", "the training ended before its first epoch did", right)

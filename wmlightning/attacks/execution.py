@@ -25,7 +25,7 @@ from wmlightning.attacks.twin import Twin, recover
 from wmlightning.config import plain
 from wmlightning.data.batches import Loading
 from wmlightning.data.decoding import fit_images
-from wmlightning.files import clear, write_bytes
+from wmlightning.files import anew, settle, write_bytes
 from wmlightning.job import Job
 from wmlightning.results.card import PICTURE, environment, read_card, write_card
 from wmlightning.results.front import best_bargain
@@ -90,25 +90,29 @@ def carry_out(assault: Assault, scene: Callable[[], Scene], force: bool) -> tupl
         return card, True
     assault.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(assault.folder / ".lock"):
+        settle(assault.folder, done=assault.finished() is not None)
         if not force and (card := assault.finished()) is not None:  # somebody else was faster
             return card, True
-        clear(assault.folder)
-        here = scene()
-        before = digest(here.network)
-        with _reproducible(role_seed(here.job.cfg.attacker.seed, "attack", 1), here.arithmetic.device):
-            stolen = here.stolen(assault)
-            n_images = len(stolen.images)
-            if isinstance(assault.attack, RemovalAttack):
-                found = _remove(assault, assault.attack, here, stolen)
-            elif isinstance(assault.attack, ClaimAttack):
-                found = hear_all(assault.attack, stolen, here.network)
-            else:
-                found = _detect(assault, assault.attack, here, stolen, force)
-        if digest(here.network) != before:
-            raise RuntimeError(f"attack {assault.name} changed its victim: it must work on copies")
-        card = {**_card(assault, here, n_images), **found}
-        write_card(assault.folder, card)
+        with anew(assault.folder):
+            card = _carried_out(assault, scene(), force)
+            write_card(assault.folder, card)
     return card, False
+
+
+def _carried_out(assault: Assault, here: Scene, force: bool) -> dict[str, Any]:
+    before = digest(here.network)
+    with _reproducible(role_seed(here.job.cfg.attacker.seed, "attack", 1), here.arithmetic.device):
+        stolen = here.stolen(assault)
+        n_images = len(stolen.images)
+        if isinstance(assault.attack, RemovalAttack):
+            found = _remove(assault, assault.attack, here, stolen)
+        elif isinstance(assault.attack, ClaimAttack):
+            found = hear_all(assault.attack, stolen, here.network)
+        else:
+            found = _detect(assault, assault.attack, here, stolen, force)
+    if digest(here.network) != before:
+        raise RuntimeError(f"attack {assault.name} changed its victim: it must work on copies")
+    return {**_card(assault, here, n_images), **found}
 
 
 def _remove(assault: Assault, attack: RemovalAttack, scene: Scene, stolen: Stolen) -> dict[str, Any]:

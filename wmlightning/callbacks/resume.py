@@ -212,6 +212,10 @@ class ResumePoint(ModelCheckpoint):
             raise _spoiled(path, e) from e
         return told
 
+    def exists(self) -> bool:
+        """Whether there is anything to go on from."""
+        return any((Path(str(self.dirpath)) / name).exists() for name in (FILE, FITTED))
+
     def clear(self) -> None:
         """Removes what a finished training needs no more."""
         for name in (FILE, FITTED):
