@@ -914,9 +914,10 @@ def test_auto_precision_is_the_precision_it_chooses(composed: Callable[..., Any]
     assert prepare(composed(*small, f"trainer.precision={auto.precision}")).folder == auto.folder
 
 
-def test_fast_dev_run_keeps_nothing(main: Main, small: list[str], runs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("typed", ["debug=fast_dev_run", "++trainer.fast_dev_run=true", "++trainer.fast_dev_run=2"])
+def test_fast_dev_run_keeps_nothing(main: Main, small: list[str], tmp_path: Path, typed: str) -> None:
     before = set(tmp_path.rglob("*"))
-    done = main(*small, "debug=fast_dev_run", "trainer.max_epochs=5")
+    done = main(*small, typed, "trainer.max_epochs=5")
     assert done.code == 0, str(done)
     assert set(tmp_path.rglob("*")) == before
 

@@ -60,9 +60,10 @@ class Training:
             compile=cfg.recipe.compile,
         )
         self.point = resume.ResumePoint(job.folder)
-        watched = cfg.guard.max_drop is not None and not cfg.trainer.get("fast_dev_run")
+        self.dry = bool(cfg.trainer.get("fast_dev_run"))
+        watched = cfg.guard.max_drop is not None and not self.dry
         self.guard = AccuracyGuard(cfg.guard.max_drop, "val/clean_acc") if watched else None
-        self.loggers = make_loggers(cfg, job.folder, job.name, "train")
+        self.loggers = [] if self.dry else make_loggers(cfg, job.folder, job.name, "train")
         self.trainer = self._trainer()
 
     def _trainer(self) -> L.Trainer:
@@ -71,7 +72,7 @@ class Training:
         callbacks: list[L.Callback] = [Accuracies(job.labels.measured, job.n_groups, tells), *_callbacks(job.cfg)]
         if self.guard is not None:
             callbacks.append(self.guard)
-        if not job.cfg.trainer.get("fast_dev_run"):
+        if not self.dry:
             callbacks.append(self.point)
         return make_trainer(job.cfg.trainer, job.precision, job.folder, callbacks, self.loggers)
 
@@ -82,9 +83,8 @@ class Training:
             The card, written with the weights unless it is a ``fast_dev_run``.
         """
         job, trainer, point = self.job, self.trainer, self.point
-        dry = job.cfg.trainer.get("fast_dev_run")
-        done = None if dry else point.read_fitted(trainer)
-        going_on = point.load_whole() if done is None else None
+        done = None if self.dry else point.read_fitted(trainer)
+        going_on = None if self.dry or done is not None else point.load_whole()
         status = "failed"
         try:
             if trainer.is_global_zero:
@@ -94,7 +94,7 @@ class Training:
                 done = self._fit(data, going_on)
                 if done is None:
                     return {}
-                if not dry:
+                if not self.dry:
                     point.write_fitted(trainer, plain_weights(job.net), done)
             else:
                 load_weights(job.net, job.folder / resume.FITTED, "force")
@@ -108,9 +108,11 @@ class Training:
         card = _card(job, data, point, metrics)
         if self.guard is not None:
             card["guard"] = done["guard"]
-        if dry:
-            Console().print("fast_dev_run: one batch of everything went through; nothing is kept")
-        elif trainer.is_global_zero:
+        if not trainer.is_global_zero:
+            return card
+        if self.dry:
+            Console().print("fast_dev_run: it all went through; nothing is kept")
+        else:
             note(self.loggers, job.folder)  # before there is a card: what has one is logged by it alone
             write_bytes(job.folder / WEIGHTS, save(plain_weights(job.net)))
             write_card(job.folder, card)
@@ -138,7 +140,7 @@ class Training:
                 raise
             wrong = str(error).split(", but you set")[0]
             raise UserError("trainer.deterministic", wrong, "trainer.deterministic=warn, or another network") from error
-        if not point.history and not self.job.cfg.trainer.get("fast_dev_run"):
+        if not point.history and not self.dry:
             right = "a longer trainer.max_time, or no callback that ends the training so early"
             raise UserError("trainer.max_epochs", "the training ended before its first epoch did", right)
         if guard is None:
