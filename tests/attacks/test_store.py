@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from tests.attacks.conftest import TASK, copy_of
 from wmlightning import load_run
+from wmlightning.attacks.judge import Judge
 from wmlightning.errors import UserError
 from wmlightning.pipeline import run
 
@@ -433,3 +435,24 @@ def test_images_of_another_task_with_the_victims_labels(main: Command, copied: P
     assert [(row["images"], row["queries"]) for row in card["curve"]] == [(150, 150)]
     assert card["identity"]["attacker"]["data"]["name"] == "mnist5k"
     assert "shared" not in card["data"] and "shared" not in card["identity"]["attacker"]["data"]
+
+
+@pytest.mark.parametrize(("label", "best"), [("target", 0.1), ("random", 0.2)])
+def test_best_bargain_counts_what_the_key_is_judged_by(
+    main: Command, runs: Path, small: list[str], monkeypatch: pytest.MonkeyPatch, label: str, best: float
+) -> None:
+    """New triggers; of a key that is learned by heart, trained ones: of new ones its model never knew a thing."""
+    real = Judge.measure
+    scripted = iter([(0.9, 0.9), (0.9, 0.0), (0.4, 0.1)])  # trained and new ones: of the victim, then after the attack
+
+    def measure(self: Judge, network: nn.Module) -> dict[str, float]:
+        trained, new = next(scripted)
+        told = {"attack/clean_acc": 0.5, "attack/trigger_acc": trained, "attack/trigger_new_acc": new}
+        return {**real(self, network), **told}
+
+    monkeypatch.setattr(Judge, "measure", measure)
+    key = [f"watermark.label={label}", "watermark.source_class=any", "watermark.negatives=0"]
+    done = main(*small, *key, "attack=prune", "attack.prune.rates=[0.1,0.2]")
+    assert done.code == 0, str(done)
+    (card,) = (json.loads(path.read_text()) for path in runs.glob("*/attacks/*/card.json"))
+    assert card["metrics"]["attack/strength"] == best

@@ -28,7 +28,9 @@ from wmlightning.data.decoding import fit_images
 from wmlightning.files import anew, settle, write_bytes
 from wmlightning.job import Job
 from wmlightning.results.card import PICTURE, environment, read_card, write_card
+from wmlightning.results.fields import Fields
 from wmlightning.results.front import best_bargain
+from wmlightning.results.rows import is_by_heart, key_name
 from wmlightning.seeds import role_seed
 
 
@@ -139,7 +141,7 @@ def _remove(assault: Assault, attack: RemovalAttack, scene: Scene, stolen: Stole
         "type": "removal",
         "strength": {"name": attack.strength_name, "scale": attack.strength_scale},
         "curve": rows,
-        "metrics": _headline(rows, scene.victim_metrics),
+        "metrics": _headline(rows, scene.victim_metrics, key_name(Fields(plain(scene.job.cfg.watermark)))),
         "seconds": {"attack": round(spent, 2), "judge": round(judging, 2)},
     }
 
@@ -158,10 +160,14 @@ def _row(surrogate: Surrogate, seconds: float) -> dict[str, Any]:
     }
 
 
-def _headline(rows: list[dict[str, Any]], victim: dict[str, float]) -> dict[str, float]:
-    """The thief's best bargain: the fewest new triggers among surrogates that lose little clean accuracy."""
+def _headline(rows: list[dict[str, Any]], victim: dict[str, float], key: str) -> dict[str, float]:
+    """The thief's best bargain: the fewest triggers that still work among surrogates that lose little clean accuracy.
+
+    Counted are new ones, but of a ``key`` that is learned by heart those it was trained on.
+    """
+    counted = "attack/trigger_acc" if is_by_heart(key) else "attack/trigger_new_acc"
     clean = [row["metrics"]["attack/clean_acc"] for row in rows]
-    left = [row["metrics"].get("attack/trigger_new_acc", 0.0) for row in rows]
+    left = [row["metrics"].get(counted, 0.0) for row in rows]
     best = rows[best_bargain(victim["attack/clean_acc"], clean, left)]
     return {**best["metrics"], "attack/strength": best["strength"], "attack/epochs": best["epochs"]}
 
