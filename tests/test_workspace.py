@@ -68,7 +68,7 @@ def test_every_surrogate_is_a_point() -> None:
     (chart,) = panels(view(), "custom")
     assert (chart["panelDefId"], chart["fieldSettings"]) == (
         "wandb/scatter/v0",
-        {"x": "clean_lost", "y": "trigger_new_acc"},
+        {"x": "clean_lost", "y": "kept"},
     )
     assert '"attack/surrogates"' in json.dumps(chart["userQuery"])
 

@@ -30,7 +30,7 @@ from wmlightning.grouping import label_of
 from wmlightning.logged import ALL, noted, untold
 from wmlightning.results.fields import Fields
 from wmlightning.results.privacy import public, public_config
-from wmlightning.results.rows import names_of
+from wmlightning.results.rows import judged_by, names_of
 
 _MODES = ("online", "offline", "disabled", "shared")
 _LOGIN = "a key that W&B takes and a network to reach it by, or mode=offline"
@@ -39,8 +39,9 @@ _LOGIN = "a key that W&B takes and a network to reach it by, or mode=offline"
 _NUMBERS = ("p_value", "p_adjusted", "e_value", "alpha", "queries", "triggers", "matches", "missing")
 _WORDS = ("decision", "test", "commitment")
 
-#: Columns of the table of surrogates that hold no metric: what the thief pays, and which curve a surrogate is of.
-_ADDED = ("clean_lost", "attack", "label")
+#: Columns of the table of surrogates that hold no metric of the judge's: what the thief pays, how many of the triggers
+#: that count still work, and which curve a surrogate is of.
+_ADDED = ("clean_lost", "kept", "attack", "label")
 
 
 def wandb_logger(mode: str | None = None, **options: Any) -> Logger:
@@ -246,6 +247,7 @@ def log_attack(loggers: list[Logger], card: dict[str, Any], owned: bool, folder:
     """
     loggers = untold(loggers, folder)
     config = with_names(card["config"], owned, attack=card["attack"])
+    about = config["about"]
     card = {**card, "metrics": open_metrics(card["metrics"], card["config"], owned)}
     if "curve" in card:
         rows = card["curve"]
@@ -259,13 +261,15 @@ def log_attack(loggers: list[Logger], card: dict[str, Any], owned: bool, folder:
         for logger in loggers:
             begin(logger, {**config, "victim": card["victim"]["fingerprint"]})
             if isinstance(logger, WandbLogger):
-                _log_to_wandb(logger, card, points, config["about"]["label"])
+                _log_to_wandb(logger, card, points, about["label"], judged_by(about["key"]))
             else:
                 for step, metrics in enumerate(points or [card["metrics"]]):
                     logger.log_metrics(metrics, step=step)
 
 
-def _log_to_wandb(logger: WandbLogger, card: dict[str, Any], points: list[dict[str, Any]], label: str) -> None:
+def _log_to_wandb(
+    logger: WandbLogger, card: dict[str, Any], points: list[dict[str, Any]], label: str, judged: str
+) -> None:
     own = f"attack/{card['attack']}"
     logger.experiment.define_metric(f"{own}/*", step_metric=f"{own}/strength")
     for step, metrics in enumerate(points):
@@ -279,12 +283,13 @@ def _log_to_wandb(logger: WandbLogger, card: dict[str, Any], points: list[dict[s
             [
                 *(row[name] for name in ("strength", "epochs", "seconds")),
                 *(row["metrics"].get(name) for name in names),
-                *(before - row["metrics"]["attack/clean_acc"], card["attack"], label),
+                *(before - row["metrics"]["attack/clean_acc"], row["metrics"].get(judged), card["attack"], label),
             ]
             for row in rows
         ]
         logger.log_table("attack/surrogates", columns=columns, data=data)
-    logger.experiment.summary.update(card["metrics"])
+    kept = {"attack/kept": card["metrics"][judged]} if judged in card["metrics"] else {}
+    logger.experiment.summary.update({**card["metrics"], **kept})
 
 
 def log_verdict(loggers: list[Logger], verdict: dict[str, Any], folder: Path) -> None:

@@ -30,7 +30,7 @@ from wmlightning.job import Job
 from wmlightning.results.card import PICTURE, environment, read_card, write_card
 from wmlightning.results.fields import Fields
 from wmlightning.results.front import best_bargain
-from wmlightning.results.rows import is_by_heart, key_name
+from wmlightning.results.rows import judged_by, key_name
 from wmlightning.seeds import role_seed
 
 
@@ -165,9 +165,8 @@ def _headline(rows: list[dict[str, Any]], victim: dict[str, float], key: str) ->
 
     Counted are new ones, but of a ``key`` that is learned by heart those it was trained on.
     """
-    counted = "attack/trigger_acc" if is_by_heart(key) else "attack/trigger_new_acc"
     clean = [row["metrics"]["attack/clean_acc"] for row in rows]
-    left = [row["metrics"].get(counted, 0.0) for row in rows]
+    left = [row["metrics"].get(judged_by(key), 0.0) for row in rows]
     best = rows[best_bargain(victim["attack/clean_acc"], clean, left)]
     return {**best["metrics"], "attack/strength": best["strength"], "attack/epochs": best["epochs"]}
 

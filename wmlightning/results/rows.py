@@ -73,6 +73,11 @@ def is_by_heart(key: str) -> bool:
     return _BY_HEART in key.split(", ")
 
 
+def judged_by(key: str) -> str:
+    """The metric of an attack that tells whether a key still works."""
+    return "attack/trigger_acc" if is_by_heart(key) else "attack/trigger_new_acc"
+
+
 def key_name(watermark: Fields) -> str:
     """What sets a key apart from others of its watermark, in a word or two."""
     n_marks = watermark.whole("n_marks", 1) or 1
