@@ -330,12 +330,12 @@ def test_edited_function_is_another_suspect(module: str, tmp_path: Path) -> None
 
 
 def test_function_that_fails_later(module: str) -> None:
-    images = random_images(12, SHAPE)
+    images = random_images(11, SHAPE)
     with Recorded(Function(f"{module}:moody", 2), shape=SHAPE, n_classes=K) as asked:
         answers = asked.ask(images)
-    why = [answer.missing for answer in answers[::2]]
+    why = [answers[0].missing, *(answer.missing for answer in answers[1::2])]
     assert why == [None, "failed", "wrong count", "malformed", None, None]
-    assert [answers[i].label for i in (0, 1, 8, 9)] == [(images[i, 0, 0, 0] % 5).item() for i in (0, 1, 8, 9)]
+    assert [answers[i].label for i in (0, 7, 8, 9)] == [(images[i, 0, 0, 0] % 5).item() for i in (0, 7, 8, 9)]
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_images_that_a_function_got_may_be_anywhere(module: str) -> None:
     with Recorded(Function(f"{module}:broken", 2), shape=SHAPE, n_classes=K) as asked:
         with pytest.raises(UserError, match="never"):
             asked.ask(random_images(3, SHAPE))
-        assert asked.queries == 2
+        assert asked.queries == 1, "no more are shown before one was answered"
 
 
 @pytest.mark.parametrize("content", ["x = (", "raise RuntimeError('no')", "import nowhere_at_all"])

@@ -157,6 +157,11 @@ class Suspect(ABC):
         """
         return {}
 
+    @property
+    def first_batch(self) -> int:
+        """Images that a :meth:`stream` begins with."""
+        return self.batch_size
+
     @abstractmethod
     def ask(self, images: Tensor) -> list[Answer]:
         """Asks for uint8 images ``(n, c, h, w)``: an answer for each, in their order."""
@@ -169,7 +174,7 @@ class Suspect(ABC):
             spend: counts them; images that it does not let pass get no answer.
         """
         spend = spend or Unlimited()
-        for which in batches(len(images), self.batch_size):
+        for which in batches(len(images), self.batch_size, self.first_batch):
             allowed = spend.take(which, 1)
             if allowed:
                 first, last = allowed[0], allowed[-1]  # all between them too: a view instead of a copy
@@ -184,9 +189,10 @@ class Suspect(ABC):
                 return
 
 
-def batches(n: int, batch_size: int) -> list[list[int]]:
-    """0..n-1, so many at a time."""
-    return [list(range(first, min(first + batch_size, n))) for first in range(0, n, batch_size)]
+def batches(n: int, batch_size: int, first_batch: int) -> list[list[int]]:
+    """0..n-1, so many at a time, and at first so many."""
+    starts = [0, *range(first_batch, n, batch_size)]
+    return [list(range(start, min(end, n))) for start, end in zip(starts, [*starts[1:], n], strict=True)] if n else []
 
 
 def reading(*settings: Any) -> str:

@@ -47,6 +47,11 @@ class Function(LocalSuspect):
         if not callable(self._call):
             raise UserError("suspect.function", f"{self.function} cannot be called", "module:name of a function")
 
+    @property
+    def first_batch(self) -> int:
+        """One image, until an answer could be read: a mistake in the function shows it no more than that."""
+        return self.batch_size if self._worked else 1
+
     def identity(self) -> dict[str, Any]:
         """See :meth:`Suspect.identity`. Code is known by its file; what that imports or reads is not looked at."""
         file = self._file()

@@ -150,7 +150,7 @@ class RemoteSuspect(Suspect):
         return stream
 
     def _stream(self, images: Tensor, spend: Spend) -> Generator[Batch, None, None]:
-        waiting = deque(batches(len(images), self.batch_size))
+        waiting = deque(batches(len(images), self.batch_size, self.first_batch))
         results: SimpleQueue[Batch | None] = SimpleQueue()
         with start_blocking_portal() as portal:  # an event loop of its own, whatever the caller's thread is doing
             room = portal.call(anyio.Semaphore, self.http.concurrency)
