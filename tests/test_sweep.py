@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from wmlightning import sweep
-from wmlightning.apart import Died, possible, run_apart
+from wmlightning.apart import Died, end_with_parent, possible, run_apart
 from wmlightning.files import write_json
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:\s*'hydra/launcher/:UserWarning")
@@ -175,20 +175,30 @@ def test_sweep_goes_on_after_a_kill(trips: Trips) -> None:
     assert rows(done.out) == {f"seed={seed}": trips.weights(seed).parent.name for seed in (0, 3)}
 
 
-def test_ctrl_c_ends_all_at_once(trips: Trips) -> None:
-    process = trips.start("seed=3,4,5", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", program=trips.group)
-    trips.wait_for(3, 4)
+@pytest.mark.parametrize(
+    ("typed", "number", "begun"),
+    [
+        ("hydra/launcher=joblib hydra.launcher.n_jobs=2", signal.SIGINT, (3, 4)),
+        ("hydra/launcher=joblib hydra.launcher.n_jobs=2", signal.SIGTERM, (3, 4)),
+        ("hydra/launcher=basic", signal.SIGTERM, (3,)),
+    ],
+)
+def test_a_signal_ends_all_at_once(trips: Trips, typed: str, number: int, begun: tuple[int, ...]) -> None:
+    """Ctrl-C reaches workers as well, SIGTERM the sweep's own process alone."""
+    process = trips.start("seed=3,4,5", *typed.split(), program=trips.group)
+    trips.wait_for(*begun)
     began = time.monotonic()
-    os.killpg(process.pid, signal.SIGINT)
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     out, err = process.communicate(timeout=60)
     assert time.monotonic() - began < 10
-    assert process.returncode == 128 + signal.SIGINT, out + err
+    assert process.returncode == 128 + number, out + err
     assert "Traceback" not in out + err
-    told = rows(out)
-    assert set(told) == {"seed=3", "seed=4", "seed=5"}, out
-    assert told["seed=5"] == "not started"
-    assert {told["seed=3"], told["seed=4"]} <= {"interrupted", "died"}
-    until(lambda: not any(is_alive(child) for seed in (3, 4) for child in trips.begun(seed)), 10)
+    told = {int(typed.removeprefix("seed=")): state for typed, state in rows(out).items()}
+    assert set(told) == {3, 4, 5}, out
+    assert {seed for seed, state in told.items() if state == "not started"} == {3, 4, 5} - set(begun)
+    assert {told[seed] for seed in begun} <= {"interrupted", "died"}
+    assert out.splitlines()[-1] == "The same command again does what is left."
+    until(lambda: not any(is_alive(child) for seed in begun for child in trips.begun(seed)), 10)
 
 
 def test_workers_end_with_a_sweep_that_is_killed(trips: Trips) -> None:
@@ -395,6 +405,13 @@ def test_plan_has_every_job(sweep_of: Callable[..., DictConfig]) -> None:
     assert sweep.planned(sweep_of("hparams_search=optuna", "hydra/sweeper=optuna").hydra) == []
 
 
+def test_a_job_that_exits_is_not_done(train: Train, small: list[str], runs: Path, tmp_path: Path) -> None:
+    own = ["+callbacks.own._target_=sys.exit", "+callbacks.own._args_=[0]"]
+    done = train("-m", *small, "seed=0,1", *own, runs=runs, cwd=tmp_path)
+    assert done.code == 1, str(done)
+    assert set(rows(done.out).values()) <= {"interrupted", "not started"}
+
+
 def test_table_tells_of_jobs_without_an_end(tmp_path: Path) -> None:
     typed = [["a=1", "seed=0"], ["a=1", "seed=1"], ["a=1", "seed=22"], ["a=1", "seed=3"], ["a=1", "seed=4"]]
     write_json(tmp_path / sweep.PLAN, {"jobs": typed, "threads": None})
@@ -431,6 +448,9 @@ def test_work_apart() -> None:
         run_apart(lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Died, match="ended with exit code 3"):
         run_apart(lambda: sys.exit(3))
+    gone = run_apart(os.getpid)
+    with pytest.raises(Died, match="ended with exit code 1"):
+        run_apart(lambda: (end_with_parent(gone), time.sleep(60)))
 
 
 @pytest.mark.skipif(not possible(), reason="jobs are not taken apart here")

@@ -6,6 +6,7 @@ import atexit
 import os
 import re
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -51,10 +52,12 @@ class Sweep(Callback):
         shutil.rmtree(folder, ignore_errors=True)  # an earlier sweep's, if the user names hydra.sweep.dir
         folder.mkdir(parents=True)
         jobs = planned(config.hydra)
-        write_json(folder / PLAN, {"jobs": jobs, "threads": threads(config.hydra, len(jobs))})
+        write_json(folder / PLAN, {"jobs": jobs, "threads": threads(config.hydra, len(jobs)), "process": os.getpid()})
         self._folder = folder
         # If the user stops the sweep, or the launcher fails, Hydra goes without calling on_multirun_end.
         atexit.register(_tell_unfinished, folder)
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _end)
 
     def on_job_start(self, config: DictConfig, *, task_function: TaskFunction, **kwargs: Any) -> None:
         """Tells a job, in its process, where the sweep's folder is: its own ``runs_dir`` may be another."""
@@ -74,6 +77,8 @@ class Sweep(Callback):
         if self._folder is None:
             return
         atexit.unregister(_tell_unfinished)
+        if signal.getsignal(signal.SIGTERM) is _end:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         outcomes = read_outcomes(self._folder)
         print(table(outcomes), flush=True)
         if any(outcome["state"] != "done" for outcome in outcomes):
@@ -186,10 +191,16 @@ def _check_metric(config: DictConfig) -> None:
         raise UserError("optimized_metric", f"{metric!r} is not measured", f"one of {listed(known)}")
 
 
+def _end(number: int, frame: object) -> None:
+    """Ends the sweep as Ctrl-C does: launchers end their workers, and what is left is told."""
+    del frame
+    raise SystemExit(128 + number)
+
+
 def _tell_unfinished(folder: Path) -> None:
     outcomes = read_outcomes(folder)
     states = {outcome["state"] for outcome in outcomes}
     if states - {"not started"}:  # else no job began, and Hydra has said why
         print(table(outcomes), flush=True)
-    if states - {"not started", "done", "failed"}:
+    if states - {"not started", "failed"}:
         print("The same command again does what is left.", flush=True)
