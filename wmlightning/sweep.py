@@ -17,11 +17,11 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, read_write
 
+from wmlightning.config import setting
 from wmlightning.errors import UserError, listed
 from wmlightning.files import check_writable, write_json
 from wmlightning.results.rows import MEASURED
@@ -43,15 +43,15 @@ class Sweep(Callback):
         del kwargs
         folder = records_folder(config.hydra)
         try:
-            _check_installed(config.hydra)
+            _check_launcher(config.hydra)
             _check_metric(config)
+            jobs = planned(config.hydra)
             check_writable(folder, "runs_dir", needed_bytes=2**20)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(1) from error
         shutil.rmtree(folder, ignore_errors=True)  # an earlier sweep's, if the user names hydra.sweep.dir
         folder.mkdir(parents=True)
-        jobs = planned(config.hydra)
         write_json(folder / PLAN, {"jobs": jobs, "threads": threads(config.hydra, len(jobs)), "process": os.getpid()})
         self._folder = folder
         # If the user stops the sweep, or the launcher fails, Hydra goes without calling on_multirun_end.
@@ -86,16 +86,27 @@ class Sweep(Callback):
 
 
 def planned(hydra: DictConfig) -> list[list[str]]:
-    """Overrides of each job to come; none if the sweeper decides as it goes, or will refuse what was typed."""
+    """Overrides of each job to come; none if the sweeper decides as it goes.
+
+    Raises:
+        UserError: if something of what was typed stands for no values, or for endless ones.
+    """
     sweeper = hydra.sweeper
     if not str(sweeper.get("_target_")).endswith(".BasicSweeper"):
         return []
+    if sweeper.max_batch_size is not None:
+        setting(sweeper.max_batch_size, "hydra.sweeper.max_batch_size", int, 1)
     typed = [f"{key}={value}" for key, value in (sweeper.params or {}).items()] + typed_overrides(hydra)
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    try:
-        batches = BasicSweeper.split_arguments(parser.parse_overrides(typed), sweeper.max_batch_size)
-    except HydraException:
-        return []
+    overrides = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(typed)
+    for override in overrides:
+        if override.is_sweep_override():
+            _, _, values = str(override.input_line).partition("=")
+            if not override.is_discrete_sweep():
+                right = "a range or a list, or hydra/sweeper=optuna, which draws from it"
+                raise UserError(override.get_key_element(), f"{values} has no end of values", right)
+            if not list(override.sweep_string_iterator()):
+                raise UserError(override.get_key_element(), f"{values} holds no value", "at least one")
+    batches = BasicSweeper.split_arguments(overrides, sweeper.max_batch_size)
     return [job for batch in batches for job in batch]
 
 
@@ -171,13 +182,17 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _check_installed(hydra: DictConfig) -> None:
+def _check_launcher(hydra: DictConfig) -> None:
     target = str(hydra.launcher.get("_target_"))
     if target not in Plugins.instance().class_name_to_class:
         raise UserError("hydra/launcher", f"{target} is not installed", "pip install 'wmlightning[launchers]'")
     if launcher(hydra) == "SlurmLauncher" and shutil.which("srun") is None:
         right = "start the sweep where sbatch and srun can be called, or take joblib or submitit_local"
         raise UserError("hydra/launcher", "there is no srun on this machine", right)
+    if hydra.launcher.get("n_jobs") == 0:
+        raise UserError("hydra.launcher.n_jobs", "0 jobs at the same time", "at least 1, or -1 for one on each core")
+    if launcher(hydra) == "JoblibLauncher" and hydra.launcher.get("backend") not in (None, "loky"):
+        raise UserError("hydra.launcher.backend", f"{hydra.launcher.backend} is not used by Hydra", "loky, or null")
 
 
 def _check_metric(config: DictConfig) -> None:
