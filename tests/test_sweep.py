@@ -293,43 +293,6 @@ def test_submitit_slurm(trips: Trips) -> None:
 # -- in this process -------------------------------------------------------------------------------------------------
 
 
-def test_search_is_a_sweep_without_being_told(train: Train, small: list[str], runs: Path, tmp_path: Path) -> None:
-    typed = [*small, "hparams_search=optuna", "hydra.sweeper.n_trials=2", "logger=none", "callbacks=none"]
-    done = train(*typed, runs=runs, cwd=tmp_path)
-    assert done.code == 0, str(done)
-    assert done.out.splitlines()[-1] == "2 jobs, 0 failed"
-    assert len(list(runs.glob("*/card.json"))) == 2
-    assert list(runs.glob("multirun/*/optimization_results.yaml"))
-
-
-@pytest.mark.parametrize(
-    ("typed", "told"),
-    [
-        ("optimized_metric=val/acc", "'val/acc' is not measured; one of train/loss, "),
-        ("optimized_metric=[val/clean_acc]", "['val/clean_acc'] is not measured; one of train/loss, "),
-        ("optimized_metric=val/trigger_acc watermark=none", "'val/trigger_acc' is not measured; one of train/loss, "),
-    ],
-)
-def test_search_for_what_nobody_measures(main: Train, small: list[str], runs: Path, typed: str, told: str) -> None:
-    done = main("-m", *small, "hparams_search=optuna", *typed.split())
-    assert done.code == 1, str(done)
-    assert done.err.startswith(f"error: optimized_metric: {told}"), str(done)
-    assert len(done.err.splitlines()) == 1, str(done)
-    assert not runs.exists()
-
-
-def test_search_for_what_a_callback_did_not_measure(train: Train, small: list[str], runs: Path, tmp_path: Path) -> None:
-    """What callbacks of one's own will measure nobody knows beforehand: the job fails, and the table says so."""
-    own = "+callbacks.own._target_=lightning.pytorch.callbacks.Timer"
-    typed = [*small, "hparams_search=optuna", "hydra.sweeper.n_trials=1", own, "optimized_metric=val/f1"]
-    done = train("-m", *typed, runs=runs, cwd=tmp_path)
-    assert done.code == 1, str(done)
-    assert [line.partition("; ")[0] for line in done.errors] == [
-        "error: job 0: optimized_metric: 'val/f1' is not measured"
-    ]
-    assert done.out.splitlines()[-1] == "1 jobs, 1 failed"
-
-
 @pytest.fixture
 def sweep_of(runs: Path, repo: Path) -> Iterator[Callable[..., DictConfig]]:
     """The config of a sweep, as Hydra's callbacks get it."""

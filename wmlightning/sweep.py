@@ -7,9 +7,7 @@ import os
 import re
 import shutil
 import signal
-import socket
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,9 @@ from omegaconf import DictConfig, read_write
 from wmlightning.config import setting
 from wmlightning.errors import UserError, listed
 from wmlightning.files import check_writable, write_json
+from wmlightning.outcomes import read_outcomes, table
 from wmlightning.results.rows import MEASURED
-from wmlightning.sweep_job import PLAN, hydra_config, launcher, read, records_folder, typed_overrides
+from wmlightning.sweep_job import PLAN, hydra_config, launcher, records_folder, typed_overrides
 
 
 class Sweep(Callback):
@@ -46,6 +45,10 @@ class Sweep(Callback):
             _check_launcher(config.hydra)
             _check_metric(config)
             jobs = planned(config.hydra)
+            if str(config.hydra.sweeper.get("_target_")).endswith(".OptunaSweeper"):
+                from wmlightning.search import prepare_search  # late: Optuna is an extra
+
+                prepare_search(config)
             check_writable(folder, "runs_dir", needed_bytes=2**20)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -131,57 +134,6 @@ def threads(hydra: DictConfig, n_jobs: int) -> int | None:
     return max(1, cores // at_once)
 
 
-def read_outcomes(folder: Path) -> list[dict[str, Any]]:
-    """Records of all jobs, planned or met, in order. A job that left no end is told to have died."""
-    plan = read(folder / PLAN) or {"jobs": []}
-    found = dict(enumerate({"job": job, "overrides": typed} for job, typed in enumerate(plan["jobs"])))
-    for path in folder.glob("*.json"):
-        if path.name != PLAN and (record := read(path)):
-            found[record["job"]] = record
-    return [{**record, "state": _state(record)} for _, record in sorted(found.items())]
-
-
-def table(outcomes: Sequence[dict[str, Any]]) -> str:
-    """One line for each job, and their number. What all jobs have in common is left out."""
-    common = set.intersection(*(set(job["overrides"]) for job in outcomes)) if len(outcomes) > 1 else set()
-    rows = [("job", "seconds", "overrides", "outcome")]
-    for job in outcomes:
-        own = " ".join(typed for typed in job["overrides"] if typed not in common)
-        seconds = f"{job['seconds']:.1f}" if "seconds" in job else "-"
-        rows.append((str(job["job"]), seconds, own, _told(job)))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [f"{n:>{widths[0]}}  {s:>{widths[1]}}  {typed:<{widths[2]}}  {told}" for n, s, typed, told in rows]
-    states = [job["state"] for job in outcomes]
-    failed = sum(state in ("failed", "died") for state in states)
-    open_ends = len(states) - failed - states.count("done")
-    sums = f"{len(states)} jobs, {failed} failed" + (f", {open_ends} not finished" if open_ends else "")
-    return "\n".join(["", *lines, sums])
-
-
-def _told(job: dict[str, Any]) -> str:
-    told = job["result"] if job["state"] == "done" else ": ".join(filter(None, (job["state"], job.get("reason"))))
-    return f"{told} (traceback: {job['traceback']})" if "traceback" in job else str(told)
-
-
-def _state(record: dict[str, Any]) -> str:
-    state = str(record.get("state", "not started"))
-    if state != "running":
-        return state
-    if record["host"] != socket.gethostname():
-        return "no answer"  # on another machine, and perhaps still at work
-    return "running" if _is_alive(record["process"]) else "died"
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def _check_launcher(hydra: DictConfig) -> None:
     target = str(hydra.launcher.get("_target_"))
     if target not in Plugins.instance().class_name_to_class:
@@ -198,12 +150,22 @@ def _check_launcher(hydra: DictConfig) -> None:
 def _check_metric(config: DictConfig) -> None:
     """Refuses to search for what no job will tell. What callbacks of the user's own measure nobody knows beforehand."""
     metric = config.get("optimized_metric")
-    if metric is None or config.victim is not None or set(config.callbacks or ()) - {"gallery"}:
+    if metric is None or config.victim is not None:
         return
     unmarked = config.watermark.get("_target_") is None
     known = [name for name in MEASURED if not (unmarked and re.search("trigger|decoy", name))]
     if metric not in known:
+        if set(config.callbacks or ()) - {"gallery"}:
+            return
         raise UserError("optimized_metric", f"{metric!r} is not measured", f"one of {listed(known)}")
+    omitted = {
+        "limit_val_batches": ("val/",) if config.trainer.get("limit_val_batches") == 0 else (),
+        "fast_dev_run": ("train/", "val/") if config.trainer.get("fast_dev_run") else (),
+    }
+    for option, stages in omitted.items():
+        if metric.startswith(stages):
+            wrong = f"{metric!r} is not measured with trainer.{option}={config.trainer[option]}"
+            raise UserError("optimized_metric", wrong, "test/clean_acc, or without that option")
 
 
 def _end(number: int, frame: object) -> None:
