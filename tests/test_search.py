@@ -3,13 +3,48 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.test_sweep import until
+
 Train = Callable[..., Any]
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        (),
+        pytest.param(
+            ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2"), marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_search_goes_on_after_a_kill(
+    start: Train, train: Train, small: list[str], runs: Path, tmp_path: Path, launcher: tuple[str, ...]
+) -> None:
+    """Later trials follow from the results of those before; they too are the same again."""
+    options: dict[str, Any] = {"runs": runs, "cwd": tmp_path}
+    sweeper = ["hydra.sweeper.n_trials=5", "hydra.sweeper.sampler.n_startup_trials=2"]
+    typed = [*small, "hparams_search=optuna", *sweeper, "logger=none", "callbacks=none", *launcher]
+
+    process = start(*typed, **options)
+    until(lambda: len(list(runs.glob("*/card.json"))) >= 3)
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, out + err
+    before = {path: path.stat().st_mtime_ns for path in runs.glob("*/card.json")}
+    assert 3 <= len(before) < 5, out
+
+    done = train(*typed, **options)
+    assert done.code == 0, str(done)
+    assert done.out.splitlines()[-1] == "5 jobs, 0 failed"
+    assert len(list(runs.glob("*/card.json"))) == 5
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_search_is_a_sweep_without_being_told(train: Train, small: list[str], runs: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Searches with Optuna: what it would refuse in a traceback, or never."""
+"""Searches with Optuna: what it would refuse in a traceback, or never; and trials that are the same each time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
-from omegaconf import DictConfig
+from omegaconf import DictConfig, read_write
 
 from wmlightning.config import setting
 from wmlightning.errors import UserError
@@ -43,7 +43,7 @@ class Search(OptunaSweeper):
 
 
 def prepare_search(config: DictConfig) -> None:
-    """Checks what is to be searched, and has a search that finds nothing say so in one line.
+    """Checks what is to be searched, and has the search draw the same trials each time.
 
     Raises:
         UserError: for a mistake in what the sweeper is told.
@@ -59,6 +59,9 @@ def prepare_search(config: DictConfig) -> None:
     _check_space([f"{key}={value}" for key, value in (sweeper.params or {}).items()] + typed_overrides(config.hydra))
     if sweeper.storage is not None:
         _check_storage(str(sweeper.storage))
+    if sweeper.sampler.get("seed", 0) is None:  # drawn anew, finished trials would not be found again
+        with read_write(config.hydra):
+            sweeper.sampler.seed = 0
     Plugins.instance().class_name_to_class[_NAME] = Search
 
 
