@@ -17,9 +17,10 @@ def pool(jobs: int | None = None) -> ProcessPoolExecutor:
     Args:
         jobs: how many; ``None``: one for each core.
     """
-    return ProcessPoolExecutor(jobs or os.cpu_count(), multiprocessing.get_context("spawn"), _begin)
+    n = jobs or os.cpu_count()
+    return ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), _begin, (os.getpid(),))
 
 
-def _begin() -> None:
-    end_with_parent()
+def _begin(parent: int) -> None:
+    end_with_parent(parent)
     torch.set_num_threads(1)

@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from wmlightning import sweep
-from wmlightning.apart import Died, possible, run_apart
+from wmlightning.apart import Died, end_with_parent, possible, run_apart
 from wmlightning.files import write_json
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:\s*'hydra/launcher/:UserWarning")
@@ -175,20 +175,30 @@ def test_sweep_goes_on_after_a_kill(trips: Trips) -> None:
     assert rows(done.out) == {f"seed={seed}": trips.weights(seed).parent.name for seed in (0, 3)}
 
 
-def test_ctrl_c_ends_all_at_once(trips: Trips) -> None:
-    process = trips.start("seed=3,4,5", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", program=trips.group)
-    trips.wait_for(3, 4)
+@pytest.mark.parametrize(
+    ("typed", "number", "begun"),
+    [
+        ("hydra/launcher=joblib hydra.launcher.n_jobs=2", signal.SIGINT, (3, 4)),
+        ("hydra/launcher=joblib hydra.launcher.n_jobs=2", signal.SIGTERM, (3, 4)),
+        ("hydra/launcher=basic", signal.SIGTERM, (3,)),
+    ],
+)
+def test_a_signal_ends_all_at_once(trips: Trips, typed: str, number: int, begun: tuple[int, ...]) -> None:
+    """Ctrl-C reaches workers as well, SIGTERM the sweep's own process alone."""
+    process = trips.start("seed=3,4,5", *typed.split(), program=trips.group)
+    trips.wait_for(*begun)
     began = time.monotonic()
-    os.killpg(process.pid, signal.SIGINT)
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     out, err = process.communicate(timeout=60)
     assert time.monotonic() - began < 10
-    assert process.returncode == 128 + signal.SIGINT, out + err
+    assert process.returncode == 128 + number, out + err
     assert "Traceback" not in out + err
-    told = rows(out)
-    assert set(told) == {"seed=3", "seed=4", "seed=5"}, out
-    assert told["seed=5"] == "not started"
-    assert {told["seed=3"], told["seed=4"]} <= {"interrupted", "died"}
-    until(lambda: not any(is_alive(child) for seed in (3, 4) for child in trips.begun(seed)), 10)
+    told = {int(typed.removeprefix("seed=")): state for typed, state in rows(out).items()}
+    assert set(told) == {3, 4, 5}, out
+    assert {seed for seed, state in told.items() if state == "not started"} == {3, 4, 5} - set(begun)
+    assert {told[seed] for seed in begun} <= {"interrupted", "died"}
+    assert out.splitlines()[-1] == "The same command again does what is left."
+    until(lambda: not any(is_alive(child) for seed in begun for child in trips.begun(seed)), 10)
 
 
 def test_workers_end_with_a_sweep_that_is_killed(trips: Trips) -> None:
@@ -283,43 +293,6 @@ def test_submitit_slurm(trips: Trips) -> None:
 # -- in this process -------------------------------------------------------------------------------------------------
 
 
-def test_search_is_a_sweep_without_being_told(train: Train, small: list[str], runs: Path, tmp_path: Path) -> None:
-    typed = [*small, "hparams_search=optuna", "hydra.sweeper.n_trials=2", "logger=none", "callbacks=none"]
-    done = train(*typed, runs=runs, cwd=tmp_path)
-    assert done.code == 0, str(done)
-    assert done.out.splitlines()[-1] == "2 jobs, 0 failed"
-    assert len(list(runs.glob("*/card.json"))) == 2
-    assert list(runs.glob("multirun/*/optimization_results.yaml"))
-
-
-@pytest.mark.parametrize(
-    ("typed", "told"),
-    [
-        ("optimized_metric=val/acc", "'val/acc' is not measured; one of train/loss, "),
-        ("optimized_metric=[val/clean_acc]", "['val/clean_acc'] is not measured; one of train/loss, "),
-        ("optimized_metric=val/trigger_acc watermark=none", "'val/trigger_acc' is not measured; one of train/loss, "),
-    ],
-)
-def test_search_for_what_nobody_measures(main: Train, small: list[str], runs: Path, typed: str, told: str) -> None:
-    done = main("-m", *small, "hparams_search=optuna", *typed.split())
-    assert done.code == 1, str(done)
-    assert done.err.startswith(f"error: optimized_metric: {told}"), str(done)
-    assert len(done.err.splitlines()) == 1, str(done)
-    assert not runs.exists()
-
-
-def test_search_for_what_a_callback_did_not_measure(train: Train, small: list[str], runs: Path, tmp_path: Path) -> None:
-    """What callbacks of one's own will measure nobody knows beforehand: the job fails, and the table says so."""
-    own = "+callbacks.own._target_=lightning.pytorch.callbacks.Timer"
-    typed = [*small, "hparams_search=optuna", "hydra.sweeper.n_trials=1", own, "optimized_metric=val/f1"]
-    done = train("-m", *typed, runs=runs, cwd=tmp_path)
-    assert done.code == 1, str(done)
-    assert [line.partition("; ")[0] for line in done.errors] == [
-        "error: job 0: optimized_metric: 'val/f1' is not measured"
-    ]
-    assert done.out.splitlines()[-1] == "1 jobs, 1 failed"
-
-
 @pytest.fixture
 def sweep_of(runs: Path, repo: Path) -> Iterator[Callable[..., DictConfig]]:
     """The config of a sweep, as Hydra's callbacks get it."""
@@ -391,8 +364,14 @@ def test_plan_has_every_job(sweep_of: Callable[..., DictConfig]) -> None:
     assert len(jobs) == 6
     assert jobs[0] == ["seed=0", "watermark=content", "model=resnet9"]
     assert jobs[-1] == ["seed=2", "watermark=noise", "model=resnet9"]
-    assert sweep.planned(sweep_of("seed=interval(0,1)").hydra) == [], "Hydra will say what is wrong with it"
     assert sweep.planned(sweep_of("hparams_search=optuna", "hydra/sweeper=optuna").hydra) == []
+
+
+def test_a_job_that_exits_is_not_done(train: Train, small: list[str], runs: Path, tmp_path: Path) -> None:
+    own = ["+callbacks.own._target_=sys.exit", "+callbacks.own._args_=[0]"]
+    done = train("-m", *small, "seed=0,1", *own, runs=runs, cwd=tmp_path)
+    assert done.code == 1, str(done)
+    assert set(rows(done.out).values()) <= {"interrupted", "not started"}
 
 
 def test_table_tells_of_jobs_without_an_end(tmp_path: Path) -> None:
@@ -431,6 +410,9 @@ def test_work_apart() -> None:
         run_apart(lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Died, match="ended with exit code 3"):
         run_apart(lambda: sys.exit(3))
+    gone = run_apart(os.getpid)
+    with pytest.raises(Died, match="ended with exit code 1"):
+        run_apart(lambda: (end_with_parent(gone), time.sleep(60)))
 
 
 @pytest.mark.skipif(not possible(), reason="jobs are not taken apart here")
@@ -478,6 +460,12 @@ def test_what_stops_every_job_is_told_first(
             "error: hydra/launcher: hydra_plugins",
         ),
         (["hydra.sweep.dir=/dev/null/sweep"], "error: runs_dir: /dev/null is a file; "),
+        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=0"], "error: hydra.launcher.n_jobs: 0 jobs "),
+        (["hydra/launcher=joblib", "hydra.launcher.backend=threading"], "error: hydra.launcher.backend: threading is "),
+        (["hydra.sweeper.max_batch_size=0"], "error: hydra.sweeper.max_batch_size: 0 is out of range; "),
+        (["seed=interval(0,1)"], "error: seed: interval(0,1) has no end of values; "),
+        (["watermark.strength=0.5,1", "seed=range(3,1)"], "error: seed: range(3,1) holds no value; "),
+        (["watermark=glob(x*)"], "error: watermark: glob(x*) holds no value; "),
     ]:
         with pytest.raises(SystemExit) as stop:
             sweep.Sweep().on_multirun_start(sweep_of(*typed))

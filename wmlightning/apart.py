@@ -53,9 +53,12 @@ def run_apart(work: Callable[[], Any]) -> Any:
     return answer
 
 
-def end_with_parent() -> None:
-    """Ends this process soon after the one that started it. For workers: theirs may be killed without telling them."""
-    parent = os.getppid()
+def end_with_parent(parent: int) -> None:
+    """Ends this process soon after the one that started it. For workers: theirs may be killed without telling them.
+
+    Args:
+        parent: number of that process, which may have ended already.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -32,6 +32,9 @@ def _train(cfg: DictConfig) -> float | None:
         card = run(cfg)
         if card and metric is not None and metric not in card["metrics"]:
             raise UserError("optimized_metric", f"{metric!r} is not measured", f"one of {listed(card['metrics'])}")
+        if card and metric is not None and card["metrics"][metric] is None:
+            wrong = f"{metric!r} of {card['name']} is no number, since the training diverged"
+            raise UserError("optimized_metric", wrong, "a smaller recipe.optimizer.lr")
         return card
 
     card: dict[str, Any] | None

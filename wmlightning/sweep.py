@@ -6,9 +6,8 @@ import atexit
 import os
 import re
 import shutil
-import socket
+import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,16 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, read_write
 
+from wmlightning.config import setting
 from wmlightning.errors import UserError, listed
 from wmlightning.files import check_writable, write_json
+from wmlightning.outcomes import read_outcomes, table
 from wmlightning.results.rows import MEASURED
-from wmlightning.sweep_job import PLAN, hydra_config, launcher, read, records_folder, typed_overrides
+from wmlightning.sweep_job import PLAN, hydra_config, launcher, records_folder, typed_overrides
 
 
 class Sweep(Callback):
@@ -42,19 +42,25 @@ class Sweep(Callback):
         del kwargs
         folder = records_folder(config.hydra)
         try:
-            _check_installed(config.hydra)
+            _check_launcher(config.hydra)
             _check_metric(config)
+            jobs = planned(config.hydra)
+            if str(config.hydra.sweeper.get("_target_")).endswith(".OptunaSweeper"):
+                from wmlightning.search import prepare_search  # late: Optuna is an extra
+
+                prepare_search(config)
             check_writable(folder, "runs_dir", needed_bytes=2**20)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(1) from error
         shutil.rmtree(folder, ignore_errors=True)  # an earlier sweep's, if the user names hydra.sweep.dir
         folder.mkdir(parents=True)
-        jobs = planned(config.hydra)
-        write_json(folder / PLAN, {"jobs": jobs, "threads": threads(config.hydra, len(jobs))})
+        write_json(folder / PLAN, {"jobs": jobs, "threads": threads(config.hydra, len(jobs)), "process": os.getpid()})
         self._folder = folder
         # If the user stops the sweep, or the launcher fails, Hydra goes without calling on_multirun_end.
         atexit.register(_tell_unfinished, folder)
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _end)
 
     def on_job_start(self, config: DictConfig, *, task_function: TaskFunction, **kwargs: Any) -> None:
         """Tells a job, in its process, where the sweep's folder is: its own ``runs_dir`` may be another."""
@@ -74,6 +80,8 @@ class Sweep(Callback):
         if self._folder is None:
             return
         atexit.unregister(_tell_unfinished)
+        if signal.getsignal(signal.SIGTERM) is _end:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         outcomes = read_outcomes(self._folder)
         print(table(outcomes), flush=True)
         if any(outcome["state"] != "done" for outcome in outcomes):
@@ -81,16 +89,27 @@ class Sweep(Callback):
 
 
 def planned(hydra: DictConfig) -> list[list[str]]:
-    """Overrides of each job to come; none if the sweeper decides as it goes, or will refuse what was typed."""
+    """Overrides of each job to come; none if the sweeper decides as it goes.
+
+    Raises:
+        UserError: if something of what was typed stands for no values, or for endless ones.
+    """
     sweeper = hydra.sweeper
     if not str(sweeper.get("_target_")).endswith(".BasicSweeper"):
         return []
+    if sweeper.max_batch_size is not None:
+        setting(sweeper.max_batch_size, "hydra.sweeper.max_batch_size", int, 1)
     typed = [f"{key}={value}" for key, value in (sweeper.params or {}).items()] + typed_overrides(hydra)
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    try:
-        batches = BasicSweeper.split_arguments(parser.parse_overrides(typed), sweeper.max_batch_size)
-    except HydraException:
-        return []
+    overrides = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(typed)
+    for override in overrides:
+        if override.is_sweep_override():
+            _, _, values = str(override.input_line).partition("=")
+            if not override.is_discrete_sweep():
+                right = "a range or a list, or hydra/sweeper=optuna, which draws from it"
+                raise UserError(override.get_key_element(), f"{values} has no end of values", right)
+            if not list(override.sweep_string_iterator()):
+                raise UserError(override.get_key_element(), f"{values} holds no value", "at least one")
+    batches = BasicSweeper.split_arguments(overrides, sweeper.max_batch_size)
     return [job for batch in batches for job in batch]
 
 
@@ -115,75 +134,44 @@ def threads(hydra: DictConfig, n_jobs: int) -> int | None:
     return max(1, cores // at_once)
 
 
-def read_outcomes(folder: Path) -> list[dict[str, Any]]:
-    """Records of all jobs, planned or met, in order. A job that left no end is told to have died."""
-    plan = read(folder / PLAN) or {"jobs": []}
-    found = dict(enumerate({"job": job, "overrides": typed} for job, typed in enumerate(plan["jobs"])))
-    for path in folder.glob("*.json"):
-        if path.name != PLAN and (record := read(path)):
-            found[record["job"]] = record
-    return [{**record, "state": _state(record)} for _, record in sorted(found.items())]
-
-
-def table(outcomes: Sequence[dict[str, Any]]) -> str:
-    """One line for each job, and their number. What all jobs have in common is left out."""
-    common = set.intersection(*(set(job["overrides"]) for job in outcomes)) if len(outcomes) > 1 else set()
-    rows = [("job", "seconds", "overrides", "outcome")]
-    for job in outcomes:
-        own = " ".join(typed for typed in job["overrides"] if typed not in common)
-        seconds = f"{job['seconds']:.1f}" if "seconds" in job else "-"
-        rows.append((str(job["job"]), seconds, own, _told(job)))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [f"{n:>{widths[0]}}  {s:>{widths[1]}}  {typed:<{widths[2]}}  {told}" for n, s, typed, told in rows]
-    states = [job["state"] for job in outcomes]
-    failed = sum(state in ("failed", "died") for state in states)
-    open_ends = len(states) - failed - states.count("done")
-    sums = f"{len(states)} jobs, {failed} failed" + (f", {open_ends} not finished" if open_ends else "")
-    return "\n".join(["", *lines, sums])
-
-
-def _told(job: dict[str, Any]) -> str:
-    told = job["result"] if job["state"] == "done" else ": ".join(filter(None, (job["state"], job.get("reason"))))
-    return f"{told} (traceback: {job['traceback']})" if "traceback" in job else str(told)
-
-
-def _state(record: dict[str, Any]) -> str:
-    state = str(record.get("state", "not started"))
-    if state != "running":
-        return state
-    if record["host"] != socket.gethostname():
-        return "no answer"  # on another machine, and perhaps still at work
-    return "running" if _is_alive(record["process"]) else "died"
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _check_installed(hydra: DictConfig) -> None:
+def _check_launcher(hydra: DictConfig) -> None:
     target = str(hydra.launcher.get("_target_"))
     if target not in Plugins.instance().class_name_to_class:
         raise UserError("hydra/launcher", f"{target} is not installed", "pip install 'wmlightning[launchers]'")
     if launcher(hydra) == "SlurmLauncher" and shutil.which("srun") is None:
         right = "start the sweep where sbatch and srun can be called, or take joblib or submitit_local"
         raise UserError("hydra/launcher", "there is no srun on this machine", right)
+    if hydra.launcher.get("n_jobs") == 0:
+        raise UserError("hydra.launcher.n_jobs", "0 jobs at the same time", "at least 1, or -1 for one on each core")
+    if launcher(hydra) == "JoblibLauncher" and hydra.launcher.get("backend") not in (None, "loky"):
+        raise UserError("hydra.launcher.backend", f"{hydra.launcher.backend} is not used by Hydra", "loky, or null")
 
 
 def _check_metric(config: DictConfig) -> None:
     """Refuses to search for what no job will tell. What callbacks of the user's own measure nobody knows beforehand."""
     metric = config.get("optimized_metric")
-    if metric is None or config.victim is not None or set(config.callbacks or ()) - {"gallery"}:
+    if metric is None or config.victim is not None:
         return
     unmarked = config.watermark.get("_target_") is None
     known = [name for name in MEASURED if not (unmarked and re.search("trigger|decoy", name))]
     if metric not in known:
+        if set(config.callbacks or ()) - {"gallery"}:
+            return
         raise UserError("optimized_metric", f"{metric!r} is not measured", f"one of {listed(known)}")
+    omitted = {
+        "limit_val_batches": ("val/",) if config.trainer.get("limit_val_batches") == 0 else (),
+        "fast_dev_run": ("train/", "val/") if config.trainer.get("fast_dev_run") else (),
+    }
+    for option, stages in omitted.items():
+        if metric.startswith(stages):
+            wrong = f"{metric!r} is not measured with trainer.{option}={config.trainer[option]}"
+            raise UserError("optimized_metric", wrong, "test/clean_acc, or without that option")
+
+
+def _end(number: int, frame: object) -> None:
+    """Ends the sweep as Ctrl-C does: launchers end their workers, and what is left is told."""
+    del frame
+    raise SystemExit(128 + number)
 
 
 def _tell_unfinished(folder: Path) -> None:
@@ -191,5 +179,5 @@ def _tell_unfinished(folder: Path) -> None:
     states = {outcome["state"] for outcome in outcomes}
     if states - {"not started"}:  # else no job began, and Hydra has said why
         print(table(outcomes), flush=True)
-    if states - {"not started", "done", "failed"}:
+    if states - {"not started", "failed"}:
         print("The same command again does what is left.", flush=True)

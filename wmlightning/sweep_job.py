@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from wmlightning.apart import Died, end_with_parent, possible, run_apart
 from wmlightning.files import write_bytes, write_json
 
-#: Holds how many jobs there are, and with how many threads each.
+#: Holds how many jobs there are, with how many threads each, and the number of the process that starts them.
 PLAN = "plan.json"
 
 # Our launcher configs bear the names of the plugins' own and are whole, whether or not Hydra checks them against those.
@@ -86,7 +86,8 @@ def attend(work: Work, cfg: DictConfig) -> dict[str, Any] | None:
         "host": socket.gethostname(),
     }
     if launcher(hydra) == "JoblibLauncher" and multiprocessing.current_process().name != "MainProcess":
-        end_with_parent()  # joblib's workers would train on after a sweep that was killed, and hold its locks
+        # Joblib's workers would train on after a sweep that was killed, and hold its locks.
+        end_with_parent(plan["process"])
     first = launcher(hydra) != "SlurmLauncher" or os.environ.get("SLURM_PROCID", "0") == "0"  # one of a job's processes
     if first:
         _keep(folder, {**record, "state": "running"})
@@ -96,6 +97,8 @@ def attend(work: Work, cfg: DictConfig) -> dict[str, Any] | None:
     try:
         outcome = _outcome(work, cfg, plan["threads"], apart=possible() and launcher(hydra) != "BasicLauncher")
         card = outcome.pop("card", None)
+    except SystemExit as end:  # ends the sweep too, which is not done then
+        raise SystemExit(end.code or 1) from end
     finally:
         if first:
             _keep(folder, {**record, **outcome, "seconds": round(time.monotonic() - began, 2)})
