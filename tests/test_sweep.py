@@ -181,6 +181,7 @@ def test_sweep_goes_on_after_a_kill(trips: Trips) -> None:
         ("hydra/launcher=joblib hydra.launcher.n_jobs=2", signal.SIGINT, (3, 4)),
         ("hydra/launcher=joblib hydra.launcher.n_jobs=2", signal.SIGTERM, (3, 4)),
         ("hydra/launcher=basic", signal.SIGTERM, (3,)),
+        ("hydra/launcher=basic", signal.SIGINT, (3,)),
     ],
 )
 def test_a_signal_ends_all_at_once(trips: Trips, typed: str, number: int, begun: tuple[int, ...]) -> None:
