@@ -411,6 +411,35 @@ def test_a_text_that_the_logo_replaces_need_not_fit(tmp_path: Path) -> None:
     Content(text="TEST", n_letters=2, logo=logo).check((1, 16, 16), 1, True)
 
 
+@pytest.mark.parametrize(
+    ("scale", "position", "kept"),
+    [
+        (4, None, False),  # six pixels a letter: 23 pixels a text, times four
+        (2, (14, 14), False),
+        (None, (14, 20), False),
+        (3, (0, 10), True),  # texts of their own size fit there
+    ],
+)
+@pytest.mark.parametrize("c", [1, 3])
+def test_size_and_place_of_a_logo_need_not_suit_the_texts_of_strangers(
+    tmp_path: Path, scale: int | None, position: tuple[int, int] | None, kept: bool, c: int
+) -> None:
+    pixels = np.full((20, 60, 4), 255, np.uint8)
+    content = Content(logo=_logo(tmp_path / "logo.png", pixels), scale=scale, position=position)
+    shape = (c, 28, 28)
+    content.check(shape, 2, True)
+    width = 28 * (scale or 3) // 6
+    left, top, right, _ = box(content.apply(flat(0, shape), own(), "x")[0, 0] > 0)
+    assert right - left == width
+    assert position in (None, (left, top))
+    strangers = [Mark(SECRET, "decoy", stranger, 0) for stranger in range(20)]
+    marked = [content.apply(flat(0, shape, 1), mark, "x")[0] for mark in [own(index=1), *strangers]]
+    boxes = [box(one.amax(0) > 0) for one in marked]
+    assert {b - t for _, t, _, b in boxes} <= {6, 7, 8}, "letters of the only size that there is room for"
+    places = {(x, y) for x, y, _, _ in boxes}
+    assert places == {position} if kept else len(places) > 5
+
+
 def test_a_broken_logo_is_refused(tmp_path: Path) -> None:
     (tmp_path / "logo.png").write_bytes(b"not a picture")
     with pytest.raises(UserError, match=r"watermark\.logo: .*logo\.png is no readable picture"):
