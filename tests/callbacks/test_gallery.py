@@ -183,3 +183,8 @@ def test_the_sheet_shows_clean_trigger_and_decoy() -> None:
     alone = _opened(sheet(triggers, None, None, CLASSES, columns=3))
     assert _shows(alone, colours["trigger"]) > 3 * 1000
     assert _shows(alone, colours["clean"]) == _shows(alone, colours["decoy"]) == 0
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "a_$^$_b"])
+def test_names_of_classes_are_no_formulas(name: str) -> None:
+    assert _opened(sheet(_set(2, 1), None, None, ("zero", name), columns=2)).std() > 5

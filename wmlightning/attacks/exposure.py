@@ -137,7 +137,8 @@ def picture(recovered: Recovered, twin: Recovered | None, classes: tuple[str, ..
             axis.imshow(best.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
             axis.set_xticks([])
             axis.set_yticks([])
-            axis.set_title(f"{classes[k]}\n{100 * float(found.confidence[k].max()):.0f} %", fontsize=7)
+            title = f"{classes[k]}\n{100 * float(found.confidence[k].max()):.0f} %"
+            axis.set_title(title, fontsize=7, parse_math=False)
         row[0].set_ylabel(name, fontsize=8)
     figure.suptitle("What the network thinks each class looks like (confidence below the name)", fontsize=9)
     return figure

@@ -93,7 +93,7 @@ def sheet(
     for row, (name, images, captions) in zip(axes, rows, strict=True):
         for axis, image, caption in zip(row, images, captions, strict=False):
             axis.imshow(np.asarray(image.permute(1, 2, 0).expand(-1, -1, 3)), interpolation="nearest")
-            axis.set_title(caption, fontsize=8)
+            axis.set_title(caption, fontsize=8, parse_math=False)
         row[0].set_ylabel(name, fontsize=9)
         for axis in row:
             axis.set_xticks([])
