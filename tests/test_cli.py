@@ -133,6 +133,8 @@ MISTAKES = [
     ("watermark.augment", "watermark.augment=perhaps"),
     # one watermark's own
     ("watermark.strength", "watermark.strength=0"),
+    ("watermark.strength", "watermark.strength=0.0005"),
+    ("attack.overwrite.watermark.strength", "attack=overwrite attack.overwrite.watermark.strength=0.0005"),
     ("watermark.strength", "watermark.strength=2"),
     ("watermark.strength", "watermark.strength=strong"),
     ("watermark.strength", "watermark.strength=true"),
@@ -411,6 +413,13 @@ def test_logo_that_is_no_picture(main: Main, small: list[str], runs: Path, tmp_p
     told(main(*small, "watermark=content", f"watermark.logo={tmp_path}/logo.png"), "watermark.logo", runs)
 
 
+@pytest.mark.parametrize(("alpha", "opacity"), [(0, 1.0), (20, 0.01)])
+def test_logo_that_cannot_be_seen(main: Main, runs: Path, tmp_path: Path, alpha: int, opacity: float) -> None:
+    Image.new("RGBA", (20, 20), (255, 0, 0, alpha)).save(tmp_path / "logo.png")
+    typed = ["watermark=content", f"watermark.logo={tmp_path}/logo.png", f"watermark.opacity={opacity}"]
+    told(main("dataset=mnist", f"data_dir={tmp_path}/nowhere", *typed), "watermark.logo", runs)
+
+
 def test_logo_beyond_the_edge(main: Main, small: list[str], runs: Path, tmp_path: Path) -> None:
     Image.new("RGBA", (20, 20), "white").save(tmp_path / "logo.png")
     typed = ["watermark=content", f"watermark.logo={tmp_path}/logo.png", "watermark.position=[4,19]"]
@@ -466,6 +475,14 @@ def test_unreadable_pictures(main: Main, runs: Path, pictures: Path, spoil: Call
     short = ["trainer=cpu", "trainer.max_epochs=1", "recipe.batch_size=16", "watermark.n_triggers=4"]
     line = told(main("dataset=image_folder", f"dataset.root={pictures}", *short), "dataset.root", runs)
     assert "fruit" in line, "names the place"
+
+
+def test_a_mark_that_changes_no_image(main: Main, runs: Path, pictures: Path) -> None:
+    for i, path in enumerate(pictures.rglob("*.png")):
+        Image.new("RGB", (8, 8), (i % 40, i // 4, 0)).save(path)
+    typed = ["watermark=content", "watermark.color=0", "watermark.opacity=0.01", "recipe.batch_size=16"]  # of 40, 0.4
+    line = told(main("dataset=image_folder", f"dataset.root={pictures}", "trainer=cpu", *typed), "watermark", runs)
+    assert "changes none" in line
 
 
 @pytest.mark.parametrize(

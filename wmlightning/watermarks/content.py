@@ -90,6 +90,8 @@ class Content(MarkingWatermark):
                 (height, width), (x, y) = (pixels * times for pixels in size), place or (0, 0)
                 takes = f"{what} takes {width}x{height} pixels at ({x}, {y}) of a {w}x{h} image"
                 raise UserError(key, takes, "something smaller, or another place")
+        if self.logo is not None and not _cover(self._pasted(self.logo, 1, h, w)[1], self.opacity or 1).any():
+            raise UserError("watermark.logo", "none of it can be seen", "a less transparent one, or more opacity")
 
     def apply(self, images: Tensor, mark: Mark, batch: str) -> Tensor:
         """See :meth:`MarkingWatermark.apply`."""
@@ -97,7 +99,9 @@ class Content(MarkingWatermark):
         _, c, h, w = images.shape
         logo = self.logo if mark.owner == "key" and mark.index == 0 else None
         scale, position = self._of_texts(h, w) if logo is None else (self.scale, self.position)
-        stamp, cover = self._pasted(logo, mark, c, h, w) if logo else self._written(mark, c, h, w, scale, position)
+        opacity = (60 + mark.stream("opacity").integer(41)) / 100 if self.opacity is None else self.opacity
+        stamp, alpha = self._pasted(logo, c, h, w) if logo else self._written(mark, c, h, w, scale, position)
+        cover = _cover(alpha, opacity)
         height, width = cover.shape
         if position is None:
             stream = mark.stream("position")
@@ -122,13 +126,13 @@ class Content(MarkingWatermark):
         """Height and width that no drawn text exceeds, in font pixels."""
         return _glyphs(_LETTERS).shape[0], self.n_letters * _glyphs("W").shape[1]
 
-    def _pasted(self, logo: Image.Image, mark: Mark, c: int, h: int, w: int) -> tuple[Tensor, Tensor]:
-        """Colours int32 ``(c, sh, sw)`` and how much each pixel covers, 0..256 ``(sh, sw)``."""
+    def _pasted(self, logo: Image.Image, c: int, h: int, w: int) -> tuple[Tensor, Tensor]:
+        """Colours int32 ``(c, sh, sw)``, and how much of each pixel is to be seen: int32 ``(sh, sw)`` in 0..255."""
         height, width = self._logo_size(logo, h, w)
         logo = logo.resize((width, height), Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.array(logo.convert("L" if c == 1 else "RGB"))).to(torch.int32)
         alpha = torch.from_numpy(np.array(logo.getchannel("A"))).to(torch.int32)
-        return pixels.view(height, -1, c).permute(2, 0, 1), (alpha * self._strength(mark) + 127) // 255
+        return pixels.view(height, -1, c).permute(2, 0, 1), alpha
 
     def _written(
         self, mark: Mark, c: int, h: int, w: int, scale: int | None, position: _Place | None
@@ -136,14 +140,8 @@ class Content(MarkingWatermark):
         """As :meth:`_pasted`."""
         glyphs = _glyphs(self._text(mark))
         times = scale or _drawn_scale(mark, glyphs.shape, position, h, w)
-        cover = glyphs.repeat_interleave(times, 0).repeat_interleave(times, 1).to(torch.int32) * self._strength(mark)
-        return self._color(mark, c)[:, None, None].expand(c, *cover.shape), cover
-
-    def _strength(self, mark: Mark) -> int:
-        opacity = self.opacity
-        if opacity is None:
-            opacity = (60 + mark.stream("opacity").integer(41)) / 100
-        return round(256 * opacity)
+        alpha = glyphs.repeat_interleave(times, 0).repeat_interleave(times, 1).to(torch.int32) * 255
+        return self._color(mark, c)[:, None, None].expand(c, *alpha.shape), alpha
 
     def _logo_size(self, logo: Image.Image, h: int, w: int) -> tuple[int, int]:
         """Height and width in pixels."""
@@ -175,6 +173,11 @@ def _whole(numbers: Any) -> bool:
 def _fits(size: tuple[int, int], scale: int | None, position: _Place | None, h: int, w: int) -> bool:
     (height, width), times, (x, y) = size, scale or 1, position or (0, 0)
     return 0 <= x <= w - width * times and 0 <= y <= h - height * times
+
+
+def _cover(alpha: Tensor, opacity: float) -> Tensor:
+    """How much of what is below a stamp it covers, in 0..256."""
+    return (alpha * round(256 * opacity) + 127) // 255
 
 
 def _drawn_scale(mark: Mark, size: Sequence[int], position: _Place | None, h: int, w: int) -> int:
