@@ -738,6 +738,20 @@ def test_splits_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, str]
         ImageFolder(str(folders(tmp_path, *names)), 8)
 
 
+@pytest.mark.parametrize("splits", [("",), ("train", "test")])
+def test_hidden_folders_are_no_classes_and_no_data(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    """What editors, version control and archives leave behind: copies there would be trained on and tested."""
+    write_folders(tmp_path / "x", splits=splits)
+    before = ImageFolder(str(tmp_path / "x"), 8).identity()
+    for split in splits:
+        for name in (".ipynb_checkpoints", ".git/deeper", "__MACOSX/a", "a/.ipynb_checkpoints", "b/__MACOSX"):
+            _save(tmp_path / "x" / split / name / "000-checkpoint.png", _noise(1, 8, 8, 3))
+        (tmp_path / "x" / split / "a" / "._000.png").write_bytes(b"no picture")
+    source = ImageFolder(str(tmp_path / "x"), 8)
+    assert source.classes == ("a", "b")
+    assert source.identity() == before
+
+
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     for name in ("bus", "train", "tram"):
         (tmp_path / name).mkdir()
