@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 
 from wmlightning.config import make
 from wmlightning.data.standard import Mnist5k, StandardSource
+from wmlightning.errors import UserError
 from wmlightning.job import prepare
 from wmlightning.models.networks import Normalized
 
@@ -515,6 +516,19 @@ def test_folders_with_numbers_for_names(
     job = prepare(composed("dataset=image_folder", f"dataset.root={pictures}", "recipe.batch_size=16", *typed.split()))
     names = job.source.classes
     assert [names[i] for i in (*job.labels.sources, *job.labels.of_marks)] == [source, target]
+
+
+@pytest.mark.parametrize(("typed", "quoted"), [("true", "'true'"), ("null", "'null'"), ("1e3", "'1e3'")])
+def test_folders_with_names_that_yaml_takes_for_something_else(
+    composed: Callable[..., Any], pictures: Path, typed: str, quoted: str
+) -> None:
+    (pictures / "apple").rename(pictures / typed)
+    task = ["dataset=image_folder", f"dataset.root={pictures}", "recipe.batch_size=16", "dataset.target_class=pear"]
+    with pytest.raises(UserError, match=r"^watermark\.source_class: .*'NAME'") as caught:
+        prepare(composed(*task, f"watermark.source_class={typed}"))
+    advice = str(caught.value).split('"')[1]
+    job = prepare(composed(*task, advice.replace("'NAME'", quoted)))
+    assert [job.source.classes[i] for i in job.labels.sources] == [typed]
 
 
 @pytest.mark.parametrize("typed", ["dataset.root=/nowhere", ""])

@@ -738,6 +738,15 @@ def test_splits_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, str]
         ImageFolder(str(folders(tmp_path, *names)), 8)
 
 
+def test_a_class_that_is_only_tested_is_told(tmp_path: Path) -> None:
+    write_folders(tmp_path, 3, ("train", "test"))
+    (tmp_path / "test" / "notes").mkdir()
+    assert ImageFolder(str(tmp_path), 8).classes == ("a", "b")  # nothing is lost
+    _save(tmp_path / "test" / "notes" / "deeper" / "0.png", _noise(1, 8, 8, 3))
+    line = one_line(lambda: ImageFolder(str(tmp_path), 8), "dataset.root")
+    assert "no train images of notes" in line
+
+
 @pytest.mark.parametrize("splits", [("",), ("train", "test")])
 def test_hidden_folders_are_no_classes_and_no_data(tmp_path: Path, splits: tuple[str, ...]) -> None:
     """What editors, version control and archives leave behind: copies there would be trained on and tested."""

@@ -81,6 +81,10 @@ class ImageFolder(Source):
         if len(classes) < 2:
             raise UserError("dataset.root", f"{len(classes)} class folders in {root}", "two or more are needed")
         super().__init__(name, classes, (channels, size, size))
+        tested = self._split_root("test")
+        if lost := [n for n in _folders_in(tested) if n not in classes and list_pictures(tested / n, self.root)]:
+            wrong = f"no train images of {listed(lost)}, which {tested} has"
+            raise UserError("dataset.root", wrong, "the same sub-folders in both")
         self._all = {split: self._list(split) for split in SPLITS}
         fits = sum(map(len, self._all.values())) * channels * size * size <= _MEMORY_LIMIT
         self.in_memory = fits if in_memory == "auto" else switch(in_memory, "dataset.source.in_memory")
