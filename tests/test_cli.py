@@ -431,6 +431,16 @@ def test_no_text_in_a_tiny_image(main: Main, small: list[str], runs: Path) -> No
     told(main(*small, "watermark=content", "dataset.source.shape=[1,16,16]"), "watermark", runs)
 
 
+@pytest.mark.parametrize(
+    ("c", "typed"),
+    [(2, "watermark=unrelated watermark.images=mnist5k"), (4, "watermark=noise attack=inversion judge.unmarked=false")],
+)
+def test_images_of_any_number_of_channels(main: Main, small: list[str], runs: Path, c: int, typed: str) -> None:
+    done = main(*small, f"dataset.source.shape=[{c},28,28]", *typed.split())
+    assert done.code == 0, str(done)
+    assert list(runs.rglob("triggers.png"))
+
+
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """Class folders of a user's own, to be spoiled."""

@@ -128,3 +128,11 @@ def test_names_of_classes_are_no_formulas(name: str) -> None:
     drawn = io.BytesIO()
     picture(recovered(2), None, ("cat", name)).savefig(drawn, format="png")
     assert drawn.tell()
+
+
+@pytest.mark.parametrize("c", [2, 4])
+def test_images_of_any_number_of_channels_are_drawn_in_grey(c: int) -> None:
+    found = recovered(2)
+    many = Recovered(found.images.expand(-1, -1, c, -1, -1), found.confidence, 1)
+    grey, drawn = (picture(one, None, ("cat", "dog")).axes[0].images[0].get_array() for one in (found, many))
+    assert np.allclose(np.asarray(drawn), np.asarray(grey))

@@ -147,7 +147,7 @@ def _set(n: int, c: int, label: int = 1, value: int = 255) -> ImageSet:
     return some_images(n, (c, 9, 9), label, value=value)
 
 
-@pytest.mark.parametrize("c", [1, 3])
+@pytest.mark.parametrize("c", [1, 2, 3, 4])
 @pytest.mark.parametrize(("n", "n_decoys"), [(1, None), (1, 100), (20, 0), (20, 2), (5, 100)])
 @pytest.mark.parametrize("with_originals", [False, True])
 def test_sheets_of_any_number_of_images_can_be_drawn(

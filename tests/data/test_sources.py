@@ -537,9 +537,10 @@ def test_a_wide_picture_loses_its_sides_and_keeps_its_middle() -> None:
 def test_fitting_many_is_fitting_each() -> None:
     images = random_images(3, (1, 20, 14))
     assert fit_images(images, (1, 20, 14)) is images
-    for shape in ((3, 20, 14), (1, 9, 9), (3, 30, 30)):
+    for shape in ((3, 20, 14), (1, 9, 9), (3, 30, 30), (2, 20, 14), (4, 9, 9)):
         expected = torch.stack([fit_image(Image.fromarray(image[0].numpy()), shape) for image in images])
         assert torch.equal(fit_images(images, shape), expected)
+        assert torch.equal(fit_images(images.expand(-1, 4, -1, -1), shape), expected)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

@@ -38,7 +38,7 @@ from wmlightning.watermarks.noise import Noise
 from wmlightning.watermarks.unrelated import Unrelated
 
 SECRETS = st.integers(0, 2**32).map(Secret.from_seed)
-SHAPES = st.tuples(st.sampled_from([1, 3]), st.integers(28, 40), st.integers(28, 40))
+SHAPES = st.tuples(st.sampled_from([1, 2, 3, 4]), st.integers(28, 40), st.integers(28, 40))
 MARKING: dict[str, MarkingWatermark] = {
     "content": Content(opacity=None),
     "noise": Noise(0.2),
@@ -361,7 +361,7 @@ def test_whatever_opacity_is_accepted_can_be_seen(opacity: float) -> None:
     assert content.apply(flat(0), own(), "trained").max() > 0
 
 
-@pytest.mark.parametrize("c", [1, 3])
+@pytest.mark.parametrize("c", [1, 2, 3, 4])
 def test_a_logo_is_pasted_with_its_transparency(tmp_path: Path, c: int) -> None:
     pixels = np.zeros((20, 30, 4), np.uint8)
     pixels[..., 0] = 200  # red
@@ -374,7 +374,7 @@ def test_a_logo_is_pasted_with_its_transparency(tmp_path: Path, c: int) -> None:
     marked = content.apply(images, own(), "trained").int()
     # Scale 3: half the image's width, so 30 by 20 as it is, without resampling.
     solid, half = (200, 150) if c == 3 else (60, 80)  # the grey of this red is 60
-    area = marked[:, 0, 3:23, 2:32]
+    area = marked[:, 0 if c == 3 else c - 1, 3:23, 2:32]
     assert (area[:, :, :10] - solid).abs().max() <= 1
     assert (area[:, :, 10:20] - half).abs().max() <= 1
     assert (area[:, :, 20:] == 100).all()
@@ -537,10 +537,10 @@ def test_random_labels_of_pictures_are_drawn_one_by_one() -> None:
         maker_of(Unrelated(pictures), TASK, **{**options, "negatives": 1.0})
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (1, 20, 13), (3, 32, 32)])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (1, 20, 13), (3, 32, 32), (2, 8, 8), (4, 9, 9)])
 def test_pictures_are_fitted_to_the_task(shape: tuple[int, int, int]) -> None:
     task = random_source(50, 30, 5, shape)
-    for pictures in (Procedural((1, 12, 12), 100, 60), Procedural((3, 12, 12), 100, 60)):
+    for pictures in (Procedural((c, 12, 12), 100, 60) for c in (1, 2, 3, 4)):
         maker, _, _ = maker_of(Unrelated(pictures), task, n_triggers=4, n_decoys=2)
         for images in all_sets(maker.make()).values():
             assert tuple(images.images.shape[1:]) == shape

@@ -36,7 +36,8 @@ class Content(MarkingWatermark):
         scale: size: pixels per font pixel (a letter is 6 by 9 font pixels), for a logo its width in sixths of the
             image's; or ``None``: drawn among the sizes that fit into 90 % of the image, for a logo half the width.
         opacity: in [0.01, 1], or ``None``: drawn from 0.6..1.
-        color: ``(r, g, b)``, or one grey value, in 0..255; or ``None``: drawn, never dark.
+        color: ``(r, g, b)``, or one grey value, in 0..255; or ``None``: drawn, never dark where there are one or three
+            channels. On images of other numbers of channels a colour or logo is its grey, on each of them.
     """
 
     def __init__(
@@ -130,9 +131,9 @@ class Content(MarkingWatermark):
         """Colours int32 ``(c, sh, sw)``, and how much of each pixel is to be seen: int32 ``(sh, sw)`` in 0..255."""
         height, width = self._logo_size(logo, h, w)
         logo = logo.resize((width, height), Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.array(logo.convert("L" if c == 1 else "RGB"))).to(torch.int32)
+        pixels = torch.from_numpy(np.array(logo.convert("RGB" if c == 3 else "L"))).to(torch.int32)
         alpha = torch.from_numpy(np.array(logo.getchannel("A"))).to(torch.int32)
-        return pixels.view(height, -1, c).permute(2, 0, 1), alpha
+        return pixels.view(height, width, -1).permute(2, 0, 1).expand(c, -1, -1), alpha
 
     def _written(
         self, mark: Mark, c: int, h: int, w: int, scale: int | None, position: _Place | None
