@@ -431,6 +431,45 @@ def test_no_text_in_a_tiny_image(main: Main, small: list[str], runs: Path) -> No
     told(main(*small, "watermark=content", "dataset.source.shape=[1,16,16]"), "watermark", runs)
 
 
+FOLDER = "_target_:wmlightning.data.folder.ImageFolder"
+
+
+@pytest.mark.parametrize(
+    ("key", "images"),
+    [
+        ("root", f"{{{FOLDER},root:nowhere}}"),
+        ("root", f"{{{FOLDER},root:null}}"),
+        ("channels", f"{{{FOLDER},root:.,channels:2}}"),
+        ("n_train", "{_target_:wmlightning.data.procedural.Procedural,n_train:0}"),
+    ],
+)
+def test_mistake_in_unrelated_pictures(main: Main, small: list[str], runs: Path, key: str, images: str) -> None:
+    line = told(main(*small, "watermark=unrelated", f"watermark.images={images}"), f"watermark.images.{key}", runs)
+    assert "dataset." not in line
+
+
+def test_unrelated_pictures_that_are_broken(main: Main, small: list[str], runs: Path, pictures: Path) -> None:
+    for path in pictures.rglob("*.png"):
+        path.write_text("not a picture")
+    images = f"watermark.images={{{FOLDER},root:{pictures}}}"
+    told(main(*small, "watermark=unrelated", "watermark.n_triggers=4", images), "watermark.images.root", runs)
+
+
+@pytest.mark.parametrize("name", ["image_folder", "parquet"])
+def test_unrelated_pictures_in_a_folder_that_is_not_named(
+    composed: Callable[..., Any], pictures: Path, name: str
+) -> None:
+    typed = ["dataset=procedural", "watermark=unrelated", "watermark.n_triggers=4"]
+    with pytest.raises(UserError, match=rf"^watermark\.images: {name} ") as caught:
+        prepare(composed(*typed, f"watermark.images={name}"))
+    advice = str(caught.value).split("'")[1].replace("FOLDER", str(pictures))
+    if name == "parquet":  # there are none
+        with pytest.raises(UserError, match=r"^watermark\.images\.root: no train files"):
+            prepare(composed(*typed, advice))
+    else:
+        prepare(composed(*typed, advice))
+
+
 @pytest.mark.parametrize(
     ("c", "typed"),
     [(2, "watermark=unrelated watermark.images=mnist5k"), (4, "watermark=noise attack=inversion judge.unmarked=false")],
