@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 
 from wmlightning.config import make
 from wmlightning.data.standard import Mnist5k, StandardSource
+from wmlightning.errors import UserError
 from wmlightning.job import prepare
 from wmlightning.models.networks import Normalized
 
@@ -133,6 +134,8 @@ MISTAKES = [
     ("watermark.augment", "watermark.augment=perhaps"),
     # one watermark's own
     ("watermark.strength", "watermark.strength=0"),
+    ("watermark.strength", "watermark.strength=0.0005"),
+    ("attack.overwrite.watermark.strength", "attack=overwrite attack.overwrite.watermark.strength=0.0005"),
     ("watermark.strength", "watermark.strength=2"),
     ("watermark.strength", "watermark.strength=strong"),
     ("watermark.strength", "watermark.strength=true"),
@@ -411,6 +414,13 @@ def test_logo_that_is_no_picture(main: Main, small: list[str], runs: Path, tmp_p
     told(main(*small, "watermark=content", f"watermark.logo={tmp_path}/logo.png"), "watermark.logo", runs)
 
 
+@pytest.mark.parametrize(("alpha", "opacity"), [(0, 1.0), (20, 0.01)])
+def test_logo_that_cannot_be_seen(main: Main, runs: Path, tmp_path: Path, alpha: int, opacity: float) -> None:
+    Image.new("RGBA", (20, 20), (255, 0, 0, alpha)).save(tmp_path / "logo.png")
+    typed = ["watermark=content", f"watermark.logo={tmp_path}/logo.png", f"watermark.opacity={opacity}"]
+    told(main("dataset=mnist", f"data_dir={tmp_path}/nowhere", *typed), "watermark.logo", runs)
+
+
 def test_logo_beyond_the_edge(main: Main, small: list[str], runs: Path, tmp_path: Path) -> None:
     Image.new("RGBA", (20, 20), "white").save(tmp_path / "logo.png")
     typed = ["watermark=content", f"watermark.logo={tmp_path}/logo.png", "watermark.position=[4,19]"]
@@ -419,6 +429,55 @@ def test_logo_beyond_the_edge(main: Main, small: list[str], runs: Path, tmp_path
 
 def test_no_text_in_a_tiny_image(main: Main, small: list[str], runs: Path) -> None:
     told(main(*small, "watermark=content", "dataset.source.shape=[1,16,16]"), "watermark", runs)
+
+
+FOLDER = "_target_:wmlightning.data.folder.ImageFolder"
+
+
+@pytest.mark.parametrize(
+    ("key", "images"),
+    [
+        ("root", f"{{{FOLDER},root:nowhere}}"),
+        ("root", f"{{{FOLDER},root:null}}"),
+        ("channels", f"{{{FOLDER},root:.,channels:2}}"),
+        ("n_train", "{_target_:wmlightning.data.procedural.Procedural,n_train:0}"),
+    ],
+)
+def test_mistake_in_unrelated_pictures(main: Main, small: list[str], runs: Path, key: str, images: str) -> None:
+    line = told(main(*small, "watermark=unrelated", f"watermark.images={images}"), f"watermark.images.{key}", runs)
+    assert "dataset." not in line
+
+
+def test_unrelated_pictures_that_are_broken(main: Main, small: list[str], runs: Path, pictures: Path) -> None:
+    for path in pictures.rglob("*.png"):
+        path.write_text("not a picture")
+    images = f"watermark.images={{{FOLDER},root:{pictures}}}"
+    told(main(*small, "watermark=unrelated", "watermark.n_triggers=4", images), "watermark.images.root", runs)
+
+
+@pytest.mark.parametrize("name", ["image_folder", "parquet"])
+def test_unrelated_pictures_in_a_folder_that_is_not_named(
+    composed: Callable[..., Any], pictures: Path, name: str
+) -> None:
+    typed = ["dataset=procedural", "watermark=unrelated", "watermark.n_triggers=4"]
+    with pytest.raises(UserError, match=rf"^watermark\.images: {name} ") as caught:
+        prepare(composed(*typed, f"watermark.images={name}"))
+    advice = str(caught.value).split("'")[1].replace("FOLDER", str(pictures))
+    if name == "parquet":  # there are none
+        with pytest.raises(UserError, match=r"^watermark\.images\.root: no train files"):
+            prepare(composed(*typed, advice))
+    else:
+        prepare(composed(*typed, advice))
+
+
+@pytest.mark.parametrize(
+    ("c", "typed"),
+    [(2, "watermark=unrelated watermark.images=mnist5k"), (4, "watermark=noise attack=inversion judge.unmarked=false")],
+)
+def test_images_of_any_number_of_channels(main: Main, small: list[str], runs: Path, c: int, typed: str) -> None:
+    done = main(*small, f"dataset.source.shape=[{c},28,28]", *typed.split())
+    assert done.code == 0, str(done)
+    assert list(runs.rglob("triggers.png"))
 
 
 @pytest.fixture
@@ -468,6 +527,14 @@ def test_unreadable_pictures(main: Main, runs: Path, pictures: Path, spoil: Call
     assert "fruit" in line, "names the place"
 
 
+def test_a_mark_that_changes_no_image(main: Main, runs: Path, pictures: Path) -> None:
+    for i, path in enumerate(pictures.rglob("*.png")):
+        Image.new("RGB", (8, 8), (i % 40, i // 4, 0)).save(path)
+    typed = ["watermark=content", "watermark.color=0", "watermark.opacity=0.01", "recipe.batch_size=16"]  # of 40, 0.4
+    line = told(main("dataset=image_folder", f"dataset.root={pictures}", "trainer=cpu", *typed), "watermark", runs)
+    assert "changes none" in line
+
+
 @pytest.mark.parametrize(
     ("key", "typed"),
     [
@@ -498,6 +565,19 @@ def test_folders_with_numbers_for_names(
     job = prepare(composed("dataset=image_folder", f"dataset.root={pictures}", "recipe.batch_size=16", *typed.split()))
     names = job.source.classes
     assert [names[i] for i in (*job.labels.sources, *job.labels.of_marks)] == [source, target]
+
+
+@pytest.mark.parametrize(("typed", "quoted"), [("true", "'true'"), ("null", "'null'"), ("1e3", "'1e3'")])
+def test_folders_with_names_that_yaml_takes_for_something_else(
+    composed: Callable[..., Any], pictures: Path, typed: str, quoted: str
+) -> None:
+    (pictures / "apple").rename(pictures / typed)
+    task = ["dataset=image_folder", f"dataset.root={pictures}", "recipe.batch_size=16", "dataset.target_class=pear"]
+    with pytest.raises(UserError, match=r"^watermark\.source_class: .*'NAME'") as caught:
+        prepare(composed(*task, f"watermark.source_class={typed}"))
+    advice = str(caught.value).split('"')[1]
+    job = prepare(composed(*task, advice.replace("'NAME'", quoted)))
+    assert [job.source.classes[i] for i in job.labels.sources] == [typed]
 
 
 @pytest.mark.parametrize("typed", ["dataset.root=/nowhere", ""])

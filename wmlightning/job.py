@@ -108,6 +108,7 @@ class Job:
         triggers = self.maker.make() if self.maker else no_triggers(self.source.shape)
         val, test = {}, {}
         if self.maker:
+            triggers.check()
             refuse_own_images(triggers, self.source)
             val = {"trigger": triggers.trained}
             test = {"trigger": triggers.trained, "trigger_new": triggers.new, "decoy": triggers.decoys}

@@ -18,6 +18,7 @@ from wmlightning.secret import Secret
 from wmlightning.watermarks.base import MarkingWatermark, PictureWatermark, Watermark
 from wmlightning.watermarks.scheme import ANY, AUTO, SECRET, Labels, Scheme, choose_labels
 from wmlightning.watermarks.triggers import TriggerMaker
+from wmlightning.watermarks.unrelated import blaming_images
 
 #: Marks of an owner's key. Eight decide in about five queries, and still do when half of them are gone.
 OWNERS_MARKS = 8
@@ -127,8 +128,25 @@ def own_copy(cfg: DictConfig) -> DictConfig:
         cfg.watermark.logo = str(Path(logo).absolute())
     images = cfg.watermark.get("images")
     if isinstance(images, str):  # the name of another data set
-        cfg.watermark.images = dataset_config(images, "watermark.images")
+        cfg.watermark.images = _named_data(images, cfg)
     return cfg
+
+
+def _named_data(name: str, cfg: DictConfig) -> DictConfig:
+    """The config of another data set, unless it takes from the task's what that does not have."""
+    source = dataset_config(name, "watermark.images", cfg)
+    try:
+        plain(source)
+    except UserError as error:
+        if "root" not in tuple(source):
+            raise
+        raw = OmegaConf.to_container(source)
+        assert isinstance(raw, dict)
+        places = [f", {key!s}: {value}" for key, value in raw.items() if value == "${data_dir}"]  # every task has one
+        advice = f"_target_: {source._target_}, root: FOLDER{''.join(places)}"
+        right = f"'watermark.images={{{advice}}}'"
+        raise UserError("watermark.images", f"{name} alone does not say in which folder", right) from error
+    return source
 
 
 def settle_marks(options: MutableMapping[Any, Any], owner: bool) -> None:
@@ -167,7 +185,8 @@ def _watermark(cfg: DictConfig) -> MarkingWatermark | PictureWatermark | None:
     common = {field.name for field in fields(Scheme)}
     own = OmegaConf.masked_copy(node, [key for key in node if key not in common])
     own._set_parent(cfg)  # its interpolations are relative to the whole
-    watermark = make(own, "watermark")
+    with blaming_images():
+        watermark = make(own, "watermark")
     if not isinstance(watermark, (MarkingWatermark, PictureWatermark)):
         right = "a class derived from MarkingWatermark or PictureWatermark"
         raise UserError("watermark._target_", f"{node._target_} is no watermark", right)

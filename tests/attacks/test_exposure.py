@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 
 import numpy as np
@@ -11,7 +12,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from tests.helpers import ArraySource, maker_of, random_images, random_source
 from wmlightning.attacks.base import Recovered
-from wmlightning.attacks.exposure import Marks, expose
+from wmlightning.attacks.exposure import Marks, expose, picture
 from wmlightning.secret import Secret
 from wmlightning.watermarks.base import MarkingWatermark, PictureWatermark
 from wmlightning.watermarks.content import Content
@@ -120,3 +121,18 @@ def test_strangers_with_the_same_mark_have_the_same_score_to_the_last_bit() -> N
     images = torch.rand(2, 8, 3, 32, 32, generator=draw)
     found = expose(Recovered(images, torch.ones(2, 8), 1), Marks(changes, changes, torch.tensor([1])))
     assert found["p_value"] == found["ssim_p_value"] == 1.0
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "a_$^$_b"])
+def test_names_of_classes_are_no_formulas(name: str) -> None:
+    drawn = io.BytesIO()
+    picture(recovered(2), None, ("cat", name)).savefig(drawn, format="png")
+    assert drawn.tell()
+
+
+@pytest.mark.parametrize("c", [2, 4])
+def test_images_of_any_number_of_channels_are_drawn_in_grey(c: int) -> None:
+    found = recovered(2)
+    many = Recovered(found.images.expand(-1, -1, c, -1, -1), found.confidence, 1)
+    grey, drawn = (picture(one, None, ("cat", "dog")).axes[0].images[0].get_array() for one in (found, many))
+    assert np.allclose(np.asarray(drawn), np.asarray(grey))

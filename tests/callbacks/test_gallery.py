@@ -147,7 +147,7 @@ def _set(n: int, c: int, label: int = 1, value: int = 255) -> ImageSet:
     return some_images(n, (c, 9, 9), label, value=value)
 
 
-@pytest.mark.parametrize("c", [1, 3])
+@pytest.mark.parametrize("c", [1, 2, 3, 4])
 @pytest.mark.parametrize(("n", "n_decoys"), [(1, None), (1, 100), (20, 0), (20, 2), (5, 100)])
 @pytest.mark.parametrize("with_originals", [False, True])
 def test_sheets_of_any_number_of_images_can_be_drawn(
@@ -183,3 +183,8 @@ def test_the_sheet_shows_clean_trigger_and_decoy() -> None:
     alone = _opened(sheet(triggers, None, None, CLASSES, columns=3))
     assert _shows(alone, colours["trigger"]) > 3 * 1000
     assert _shows(alone, colours["clean"]) == _shows(alone, colours["decoy"]) == 0
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "a_$^$_b"])
+def test_names_of_classes_are_no_formulas(name: str) -> None:
+    assert _opened(sheet(_set(2, 1), None, None, ("zero", name), columns=2)).std() > 5

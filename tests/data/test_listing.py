@@ -54,7 +54,8 @@ def test_a_million_files_would_take_megabytes() -> None:
 
 def test_pictures_are_found_at_any_depth_in_the_order_of_their_parts(tmp_path: Path) -> None:
     names = ["b.png", "a/z.JPG", "a.b/y.gif", "a/b/c.webp", "ä.tiff", "B.png"]
-    for name in [*names, "notes.txt", "png", ".png", "a/data.png.zip"]:
+    hidden = [".a.png", "a/._z.jpg", ".git/b.png", "a/.ipynb_checkpoints/c-checkpoint.png", "a/__MACOSX/b/d.png"]
+    for name in [*names, *hidden, "notes.txt", "png", ".png", "a/data.png.zip"]:
         (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "x" / name).write_bytes(b"12345")
     (tmp_path / "x" / "folder.png").mkdir()

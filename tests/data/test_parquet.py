@@ -56,6 +56,13 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("folder", [".cache", "__MACOSX", "data/.ipynb_checkpoints"])
+def test_hidden_files_are_no_data(root: Path, tmp_path: Path, folder: str) -> None:
+    identity = ParquetFolder(str(root), str(tmp_path), 8).identity()
+    write(root / folder, "train", rows(3), 0, NAMES)
+    assert ParquetFolder(str(root), str(tmp_path), 8).identity() == identity
+
+
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_pictures_labels_and_class_names(root: Path, tmp_path: Path, in_memory: bool) -> None:
     source = ParquetFolder(str(root), str(tmp_path / "data"), 16, 3, in_memory)

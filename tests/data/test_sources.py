@@ -537,9 +537,10 @@ def test_a_wide_picture_loses_its_sides_and_keeps_its_middle() -> None:
 def test_fitting_many_is_fitting_each() -> None:
     images = random_images(3, (1, 20, 14))
     assert fit_images(images, (1, 20, 14)) is images
-    for shape in ((3, 20, 14), (1, 9, 9), (3, 30, 30)):
+    for shape in ((3, 20, 14), (1, 9, 9), (3, 30, 30), (2, 20, 14), (4, 9, 9)):
         expected = torch.stack([fit_image(Image.fromarray(image[0].numpy()), shape) for image in images])
         assert torch.equal(fit_images(images, shape), expected)
+        assert torch.equal(fit_images(images.expand(-1, 4, -1, -1), shape), expected)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
@@ -736,6 +737,29 @@ def test_test_folder_is_taken_before_others(tmp_path: Path) -> None:
 def test_splits_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, str]) -> None:
     with pytest.raises(UserError, match=r"^dataset\.root: folders in .* are named like splits .*; train and test"):
         ImageFolder(str(folders(tmp_path, *names)), 8)
+
+
+def test_a_class_that_is_only_tested_is_told(tmp_path: Path) -> None:
+    write_folders(tmp_path, 3, ("train", "test"))
+    (tmp_path / "test" / "notes").mkdir()
+    assert ImageFolder(str(tmp_path), 8).classes == ("a", "b")  # nothing is lost
+    _save(tmp_path / "test" / "notes" / "deeper" / "0.png", _noise(1, 8, 8, 3))
+    line = one_line(lambda: ImageFolder(str(tmp_path), 8), "dataset.root")
+    assert "no train images of notes" in line
+
+
+@pytest.mark.parametrize("splits", [("",), ("train", "test")])
+def test_hidden_folders_are_no_classes_and_no_data(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    """What editors, version control and archives leave behind: copies there would be trained on and tested."""
+    write_folders(tmp_path / "x", splits=splits)
+    before = ImageFolder(str(tmp_path / "x"), 8).identity()
+    for split in splits:
+        for name in (".ipynb_checkpoints", ".git/deeper", "__MACOSX/a", "a/.ipynb_checkpoints", "b/__MACOSX"):
+            _save(tmp_path / "x" / split / name / "000-checkpoint.png", _noise(1, 8, 8, 3))
+        (tmp_path / "x" / split / "a" / "._000.png").write_bytes(b"no picture")
+    source = ImageFolder(str(tmp_path / "x"), 8)
+    assert source.classes == ("a", "b")
+    assert source.identity() == before
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:

@@ -417,6 +417,26 @@ def test_mistakes(path: Path, options: dict[str, Any], told: str) -> None:
     assert not path.exists()
 
 
+def test_a_mark_that_changes_no_picture(path: Path) -> None:
+    dark, unseen = Animals(96), Animals(40, seed=9)
+    for data in (dark, unseen):
+        data.pixels //= 8
+    with pytest.raises(UserError, match=r"^watermark: mark 1 changes none of its 4 triggers"):
+        make_key(
+            path,
+            dark,
+            unseen,
+            watermark="content",
+            n_triggers=12,
+            n_marks=3,
+            text="A",
+            n_letters=1,
+            color=0,
+            opacity=0.01,
+        )
+    assert not path.exists()
+
+
 def test_the_key_of_another_seed_is_not_taken(key: Key, path: Path) -> None:
     with pytest.raises(UserError, match=r"^key: .* was made for another seed; its own, or another file"):
         owners_key(path, seed=2)

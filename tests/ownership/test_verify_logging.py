@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
 import os
 import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import wandb
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from PIL import Image
 
 from tests.conftest import REPO
+from tests.helpers import some_images
 from tests.ownership.conftest import TASK
 from tests.wandb_files import Logged, runs_below
 from wmlightning.errors import UserError
 from wmlightning.job import prepare
 from wmlightning.loggers import log_verdict, wandb_logger
 from wmlightning.ownership.key import keep_key
-from wmlightning.ownership.verdict import Verdict
+from wmlightning.ownership.verdict import Verdict, trigger_sample
 from wmlightning.ownership.verify import verify
 from wmlightning.secret import Secret
 
@@ -206,3 +212,11 @@ def test_a_logger_that_fails_costs_no_verdict(place: Path, monkeypatch: pytest.M
         verify(config(place, "away", "logger=wandb"))
     for name in SUSPECTS:
         assert json.loads((folder_of(place / "away", name) / "verdict.json").read_text())["decision"]
+
+
+@pytest.mark.parametrize("c", [1, 2, 3, 5])
+def test_triggers_of_any_number_of_channels_are_shown(c: int) -> None:
+    asked: Any = SimpleNamespace(answer=lambda _: SimpleNamespace(label=1))
+    (row,) = trigger_sample(some_images(1, (c, 9, 9), 1, value=200), asked)
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(row["png"]))))
+    assert shown.shape[:2] == (9, 9) and (shown == 200).all()

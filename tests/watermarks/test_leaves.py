@@ -38,7 +38,7 @@ from wmlightning.watermarks.noise import Noise
 from wmlightning.watermarks.unrelated import Unrelated
 
 SECRETS = st.integers(0, 2**32).map(Secret.from_seed)
-SHAPES = st.tuples(st.sampled_from([1, 3]), st.integers(28, 40), st.integers(28, 40))
+SHAPES = st.tuples(st.sampled_from([1, 2, 3, 4]), st.integers(28, 40), st.integers(28, 40))
 MARKING: dict[str, MarkingWatermark] = {
     "content": Content(opacity=None),
     "noise": Noise(0.2),
@@ -361,7 +361,7 @@ def test_whatever_opacity_is_accepted_can_be_seen(opacity: float) -> None:
     assert content.apply(flat(0), own(), "trained").max() > 0
 
 
-@pytest.mark.parametrize("c", [1, 3])
+@pytest.mark.parametrize("c", [1, 2, 3, 4])
 def test_a_logo_is_pasted_with_its_transparency(tmp_path: Path, c: int) -> None:
     pixels = np.zeros((20, 30, 4), np.uint8)
     pixels[..., 0] = 200  # red
@@ -374,7 +374,7 @@ def test_a_logo_is_pasted_with_its_transparency(tmp_path: Path, c: int) -> None:
     marked = content.apply(images, own(), "trained").int()
     # Scale 3: half the image's width, so 30 by 20 as it is, without resampling.
     solid, half = (200, 150) if c == 3 else (60, 80)  # the grey of this red is 60
-    area = marked[:, 0, 3:23, 2:32]
+    area = marked[:, 0 if c == 3 else c - 1, 3:23, 2:32]
     assert (area[:, :, :10] - solid).abs().max() <= 1
     assert (area[:, :, 10:20] - half).abs().max() <= 1
     assert (area[:, :, 20:] == 100).all()
@@ -409,6 +409,35 @@ def test_a_logo_beyond_the_image_is_refused(tmp_path: Path) -> None:
 def test_a_text_that_the_logo_replaces_need_not_fit(tmp_path: Path) -> None:
     logo = _logo(tmp_path / "logo.png", np.full((20, 20, 4), 255, np.uint8))
     Content(text="TEST", n_letters=2, logo=logo).check((1, 16, 16), 1, True)
+
+
+@pytest.mark.parametrize(
+    ("scale", "position", "kept"),
+    [
+        (4, None, False),  # six pixels a letter: 23 pixels a text, times four
+        (2, (14, 14), False),
+        (None, (14, 20), False),
+        (3, (0, 10), True),  # texts of their own size fit there
+    ],
+)
+@pytest.mark.parametrize("c", [1, 3])
+def test_size_and_place_of_a_logo_need_not_suit_the_texts_of_strangers(
+    tmp_path: Path, scale: int | None, position: tuple[int, int] | None, kept: bool, c: int
+) -> None:
+    pixels = np.full((20, 60, 4), 255, np.uint8)
+    content = Content(logo=_logo(tmp_path / "logo.png", pixels), scale=scale, position=position)
+    shape = (c, 28, 28)
+    content.check(shape, 2, True)
+    width = 28 * (scale or 3) // 6
+    left, top, right, _ = box(content.apply(flat(0, shape), own(), "x")[0, 0] > 0)
+    assert right - left == width
+    assert position in (None, (left, top))
+    strangers = [Mark(SECRET, "decoy", stranger, 0) for stranger in range(20)]
+    marked = [content.apply(flat(0, shape, 1), mark, "x")[0] for mark in [own(index=1), *strangers]]
+    boxes = [box(one.amax(0) > 0) for one in marked]
+    assert {b - t for _, t, _, b in boxes} <= {6, 7, 8}, "letters of the only size that there is room for"
+    places = {(x, y) for x, y, _, _ in boxes}
+    assert places == {position} if kept else len(places) > 5
 
 
 def test_a_broken_logo_is_refused(tmp_path: Path) -> None:
@@ -508,10 +537,10 @@ def test_random_labels_of_pictures_are_drawn_one_by_one() -> None:
         maker_of(Unrelated(pictures), TASK, **{**options, "negatives": 1.0})
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (1, 20, 13), (3, 32, 32)])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (1, 20, 13), (3, 32, 32), (2, 8, 8), (4, 9, 9)])
 def test_pictures_are_fitted_to_the_task(shape: tuple[int, int, int]) -> None:
     task = random_source(50, 30, 5, shape)
-    for pictures in (Procedural((1, 12, 12), 100, 60), Procedural((3, 12, 12), 100, 60)):
+    for pictures in (Procedural((c, 12, 12), 100, 60) for c in (1, 2, 3, 4)):
         maker, _, _ = maker_of(Unrelated(pictures), task, n_triggers=4, n_decoys=2)
         for images in all_sets(maker.make()).values():
             assert tuple(images.images.shape[1:]) == shape

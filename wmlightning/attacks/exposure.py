@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 from wmlightning.attacks.base import Recovered
+from wmlightning.data.decoding import visible
 from wmlightning.watermarks.triggers import TriggerMaker
 
 #: Raise it when the same recovered images no longer have the same score or p-value.
@@ -133,11 +134,12 @@ def picture(recovered: Recovered, twin: Recovered | None, classes: tuple[str, ..
     axes = figure.subplots(len(shown), n, squeeze=False)
     for row, (name, found) in zip(axes, shown.items(), strict=True):
         for k, axis in enumerate(row):
-            best = found.images[k, int(found.confidence[k].argmax())]
+            best = visible(found.images[k, int(found.confidence[k].argmax())])
             axis.imshow(best.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
             axis.set_xticks([])
             axis.set_yticks([])
-            axis.set_title(f"{classes[k]}\n{100 * float(found.confidence[k].max()):.0f} %", fontsize=7)
+            title = f"{classes[k]}\n{100 * float(found.confidence[k].max()):.0f} %"
+            axis.set_title(title, fontsize=7, parse_math=False)
         row[0].set_ylabel(name, fontsize=8)
     figure.suptitle("What the network thinks each class looks like (confidence below the name)", fontsize=9)
     return figure

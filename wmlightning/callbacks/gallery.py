@@ -15,6 +15,7 @@ from torch import Tensor
 
 from wmlightning.config import setting, switch
 from wmlightning.data.batches import ImageSet
+from wmlightning.data.decoding import visible
 from wmlightning.errors import UserError
 from wmlightning.files import check_writable, write_bytes
 
@@ -92,8 +93,8 @@ def sheet(
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for row, (name, images, captions) in zip(axes, rows, strict=True):
         for axis, image, caption in zip(row, images, captions, strict=False):
-            axis.imshow(np.asarray(image.permute(1, 2, 0).expand(-1, -1, 3)), interpolation="nearest")
-            axis.set_title(caption, fontsize=8)
+            axis.imshow(np.asarray(visible(image).permute(1, 2, 0).expand(-1, -1, 3)), interpolation="nearest")
+            axis.set_title(caption, fontsize=8, parse_math=False)
         row[0].set_ylabel(name, fontsize=9)
         for axis in row:
             axis.set_xticks([])

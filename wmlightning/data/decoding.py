@@ -14,11 +14,13 @@ from wmlightning.data.depth import grey_bits, in_8_bits
 def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
     """Turns a picture upright, scales it to cover ``(h, w)``, crops it at the centre, and gives it the wanted channels.
 
+    Three are colours. Any other number of channels are all the same grey: whatever they stand for is not in a picture.
+
     Pillow's resampling works in fixed-point arithmetic, so that the bytes do not depend on the platform.
 
     Args:
         image: any picture; transparency is dropped, of an animation the first picture is taken.
-        shape: ``(c, h, w)`` with c = 1 or 3.
+        shape: ``(c, h, w)``.
 
     Returns:
         uint8 ``(c, h, w)``.
@@ -31,11 +33,11 @@ def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
     image = readable(image)
     if image.mode == "P" and "transparency" in image.info:  # in one step with the palette, Pillow warns of its loss
         image = image.convert("RGBA")
-    image = image.convert("L" if c == 1 else "RGB")
+    image = image.convert("RGB" if c == 3 else "L")
     if image.size != (w, h):
         image = ImageOps.fit(image, (w, h), Image.Resampling.BICUBIC)
     pixels = np.array(image)
-    return torch.from_numpy(pixels[None] if c == 1 else pixels.transpose(2, 0, 1).copy())
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy() if c == 3 else np.repeat(pixels[None], c, 0))
 
 
 def readable(image: Image.Image) -> Image.Image:
@@ -63,6 +65,13 @@ def fit_images(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
     if tuple(images.shape[1:]) == shape:
         return images
     out = torch.empty((len(images), *shape), dtype=torch.uint8)
-    for i, image in enumerate(images.numpy()):
+    for i, image in enumerate(visible(images).numpy()):
         out[i] = fit_image(Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)), shape)
     return out
+
+
+def visible(images: Tensor) -> Tensor:
+    """Images ``(..., c, h, w)`` as they can be shown, with one or three channels: of others, the mean."""
+    if images.shape[-3] in (1, 3):
+        return images
+    return images.double().mean(-3, keepdim=True).to(images.dtype)

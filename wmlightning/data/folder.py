@@ -26,7 +26,7 @@ from wmlightning.data.broken import (
     refuse,
 )
 from wmlightning.data.decoding import fit_image
-from wmlightning.data.listing import Entry, Listing, list_pictures
+from wmlightning.data.listing import Entry, Listing, hidden, list_pictures
 from wmlightning.data.source import SPLITS, Source, Split
 from wmlightning.errors import UserError, listed
 
@@ -39,7 +39,7 @@ class ImageFolder(Source):
     """Class folders below ``root/train`` and ``root/test``, or below ``root`` alone.
 
     Instead of ``test`` it may be ``val``, ``validation`` or ``valid``. Without such folders every fifth image of a
-    class is a test image, or the last of fewer than five.
+    class is a test image, or the last of fewer than five. Hidden files and folders do not count.
 
     Pictures are turned as their camera noted, scaled to cover the square and cropped at the centre. Grey that does not
     say which value is white (floats, and 32 bits beyond 0 to 255) is broken.
@@ -77,10 +77,14 @@ class ImageFolder(Source):
         self.root = Path(root)
         self.broken = broken
         self._folders = self._find_splits()
-        classes = sorted(p.name for p in self._split_root("train").iterdir() if p.is_dir())
+        classes = _folders_in(self._split_root("train"))
         if len(classes) < 2:
             raise UserError("dataset.root", f"{len(classes)} class folders in {root}", "two or more are needed")
         super().__init__(name, classes, (channels, size, size))
+        tested = self._split_root("test")
+        if lost := [n for n in _folders_in(tested) if n not in classes and list_pictures(tested / n, self.root)]:
+            wrong = f"no train images of {listed(lost)}, which {tested} has"
+            raise UserError("dataset.root", wrong, "the same sub-folders in both")
         self._all = {split: self._list(split) for split in SPLITS}
         fits = sum(map(len, self._all.values())) * channels * size * size <= _MEMORY_LIMIT
         self.in_memory = fits if in_memory == "auto" else switch(in_memory, "dataset.source.in_memory")
@@ -93,7 +97,7 @@ class ImageFolder(Source):
             found |= next(({split: word} for word in words if (self.root / word).is_dir()), {})
         if len(found) == len(names):
             return found
-        there = sorted(p.name for p in self.root.iterdir() if p.is_dir()) if self.root.is_dir() else []
+        there = _folders_in(self.root) if self.root.is_dir() else []
         if len(like := [name for name in there if name.lower() in _LIKE_SPLITS]) > 1:
             wrong = f"folders in {self.root} are named like splits and not like classes ({listed(like)})"
             raise UserError("dataset.root", wrong, "train and test (or val), each with one sub-folder a class")
@@ -199,6 +203,10 @@ class ImageFolder(Source):
     def stored_as(self) -> str:
         """See :meth:`Source.stored_as`."""
         return "image files"
+
+
+def _folders_in(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not hidden(p.name))
 
 
 def _is_test(index: int, n: int) -> bool:

@@ -82,6 +82,7 @@ class Listing:
 def list_pictures(folder: Path, below: Path) -> list[Entry]:
     """All files in ``folder``, at any depth, whose names end like pictures, sorted by the parts of their paths.
 
+    What is :func:`hidden` is no picture, nor is anything in it.
     Linked folders are not entered; linked files count as files, and as empty ones if the link leads nowhere.
 
     Args:
@@ -98,6 +99,8 @@ def list_pictures(folder: Path, below: Path) -> list[Entry]:
         try:
             with os.scandir(folders.pop()) as entries:
                 for entry in entries:
+                    if hidden(entry.name):
+                        continue
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
                     elif is_picture(entry.name) and not entry.is_dir():
@@ -105,6 +108,11 @@ def list_pictures(folder: Path, below: Path) -> list[Entry]:
         except OSError as error:
             raise UserError("dataset.root", f"cannot read {error.filename} ({error.strerror})", "a folder") from error
     return sorted(found, key=lambda entry: entry.name.replace(os.sep, "/").split("/"))
+
+
+def hidden(name: str) -> bool:
+    """Whether a file or folder is nobody's data: notebooks, version control and archives leave copies in such."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def is_picture(name: str) -> bool:

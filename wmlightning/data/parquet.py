@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from wmlightning.data.folder import ImageFolder
-from wmlightning.data.listing import is_picture
+from wmlightning.data.listing import hidden, is_picture
 from wmlightning.data.source import SPLITS, Split
 from wmlightning.errors import UserError, listed
 
@@ -110,8 +110,9 @@ def _column(key: str, named: str | None, likely: list[str], possible: list[str])
 
 def _files(root: Path, split: Split) -> list[Path]:
     for name in ("train",) if split == "train" else ("test", "validation", "val"):
-        if found := sorted(root.rglob(f"{name}-*.parquet")):
-            return found
+        found = sorted(root.rglob(f"{name}-*.parquet"))
+        if shown := [file for file in found if not any(map(hidden, file.relative_to(root).parts))]:
+            return shown
     raise UserError("dataset.root", f"no {split} files in {root}", _ELSE)
 
 

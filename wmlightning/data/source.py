@@ -74,7 +74,10 @@ class Source(ABC):
             return self.classes.index(text)
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(self.classes):
             return value
-        raise UserError(key, f"{text!r} is no class of {self.name}", f"choose one of {listed(self.classes)}")
+        right = f"choose one of {listed(self.classes)}"
+        if isinstance(value, bool) or not isinstance(value, (str, int)):  # true, null or 1e3 is no word to YAML
+            right += f"; a name in quotes is a word: \"{key}='NAME'\""
+        raise UserError(key, f"{text!r} is no class of {self.name}", right)
 
 
 class MemorySource(Source):

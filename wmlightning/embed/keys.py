@@ -132,6 +132,7 @@ def _made(secret: Secret, node: dict[str, Any], names: list[str], data: tuple[Pi
     maker = plan.maker(source.roles())
     assert maker is not None, "_watermark names one"
     made = maker.make()
+    made.check()
     stored = {name: placed(config[name], "") for name in ("seed", "dataset", "watermark")}
     stored = {**json.loads(json.dumps(stored)), "data": source.identity()}
     return Key(secret, stored, made.trained, made.new, source)

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from PIL import Image
 
 from wmlightning.data.batches import ImageSet
+from wmlightning.data.decoding import visible
 from wmlightning.files import json_bytes, write_bytes
 from wmlightning.ownership.recorded import Recorded
 from wmlightning.ownership.statistics.power import Estimate
@@ -177,7 +178,7 @@ def trigger_sample(triggers: ImageSet, asked: Recorded) -> list[dict[str, Any]]:
         if answer is None or len(rows) == _SAMPLE:
             continue
         buffer = io.BytesIO()
-        Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy()).save(buffer, format="png")
+        Image.fromarray(visible(image).permute(1, 2, 0).squeeze(-1).numpy()).save(buffer, format="png")
         png = base64.b64encode(buffer.getvalue()).decode()
         rows.append({"png": png, "expected": int(label), "answer": "none" if answer.label is None else answer.label})
     return rows

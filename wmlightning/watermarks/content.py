@@ -18,13 +18,15 @@ from wmlightning.errors import UserError
 from wmlightning.watermarks.base import Mark, MarkingWatermark
 
 _LETTERS = string.ascii_uppercase + string.digits
+_Place = tuple[int, int]  # x and y of the top left corner
 
 
 class Content(MarkingWatermark):
     """Writes a text (or pastes a logo) onto images, the same way on all images of a mark.
 
     From Zhang et al. (ASIACCS 2018), "meaningful content": the text "TEST" on automobiles. What the config leaves
-    open is drawn from the secret. A stranger has a text of their own, wherever ours comes from.
+    open is drawn from the secret. A stranger has a text of their own, wherever ours comes from. What is fixed for a
+    logo holds for the texts beside it (of strangers, and of further marks) as far as they fit the image with it.
 
     Args:
         text: the first mark's text; further marks, strangers and ``None`` draw ``n_letters`` letters and digits.
@@ -34,7 +36,8 @@ class Content(MarkingWatermark):
         scale: size: pixels per font pixel (a letter is 6 by 9 font pixels), for a logo its width in sixths of the
             image's; or ``None``: drawn among the sizes that fit into 90 % of the image, for a logo half the width.
         opacity: in [0.01, 1], or ``None``: drawn from 0.6..1.
-        color: ``(r, g, b)``, or one grey value, in 0..255; or ``None``: drawn, never dark.
+        color: ``(r, g, b)``, or one grey value, in 0..255; or ``None``: drawn, never dark where there are one or three
+            channels. On images of other numbers of channels a colour or logo is its grey, on each of them.
     """
 
     def __init__(
@@ -74,73 +77,83 @@ class Content(MarkingWatermark):
         """See :meth:`Watermark.check`."""
         del n_marks, negatives  # strangers write n_letters letters in every run: as decoys
         _, h, w = shape
-        scale = self.scale or 1
-        drawn = (_glyphs(_LETTERS).shape[0], self.n_letters * _glyphs("W").shape[1])  # no drawn text is larger
         sizes = []
         if self.logo is not None:
-            sizes.append(("the logo", "watermark.logo", self._logo_size(h, w), 1))
+            sizes.append(("the logo", "watermark.logo", self._logo_size(self.logo, h, w), 1, self.position))
         elif self.text is not None:
             height, width = _glyphs(self.text).shape
-            sizes.append((repr(self.text), "watermark.text", (height, width), scale))
-        sizes.append((f"a text of {self.n_letters} letters", "watermark.n_letters", drawn, scale))
-        x, y = self.position or (0, 0)
-        for what, key, (height, width), times in sizes:
-            if x < 0 or y < 0 or x + width * times > w or y + height * times > h:
-                takes = f"{what} takes {width * times}x{height * times} pixels at ({x}, {y}) of a {w}x{h} image"
+            sizes.append((repr(self.text), "watermark.text", (height, width), self.scale or 1, self.position))
+        scale, position = self._of_texts(h, w)
+        drawn = f"a text of {self.n_letters} letters"
+        sizes.append((drawn, "watermark.n_letters", self._largest(), scale or 1, position))
+        for what, key, size, times, place in sizes:
+            if not _fits(size, times, place, h, w):
+                (height, width), (x, y) = (pixels * times for pixels in size), place or (0, 0)
+                takes = f"{what} takes {width}x{height} pixels at ({x}, {y}) of a {w}x{h} image"
                 raise UserError(key, takes, "something smaller, or another place")
+        if self.logo is not None and not _cover(self._pasted(self.logo, 1, h, w)[1], self.opacity or 1).any():
+            raise UserError("watermark.logo", "none of it can be seen", "a less transparent one, or more opacity")
 
     def apply(self, images: Tensor, mark: Mark, batch: str) -> Tensor:
         """See :meth:`MarkingWatermark.apply`."""
         del batch
         _, c, h, w = images.shape
-        stamp, cover = self._stamp(mark, c, h, w)
+        logo = self.logo if mark.owner == "key" and mark.index == 0 else None
+        scale, position = self._of_texts(h, w) if logo is None else (self.scale, self.position)
+        opacity = (60 + mark.stream("opacity").integer(41)) / 100 if self.opacity is None else self.opacity
+        stamp, alpha = self._pasted(logo, c, h, w) if logo else self._written(mark, c, h, w, scale, position)
+        cover = _cover(alpha, opacity)
         height, width = cover.shape
-        if self.position is None:
+        if position is None:
             stream = mark.stream("position")
             x, y = stream.integer(w - width + 1), stream.integer(h - height + 1)
         else:
-            x, y = self.position
+            x, y = position
         out = images.clone()
         below = out[:, :, y : y + height, x : x + width].to(torch.int32)
         mixed = (below * (256 - cover) + stamp * cover + 128) >> 8
         out[:, :, y : y + height, x : x + width] = mixed.to(torch.uint8)
         return out
 
-    def _stamp(self, mark: Mark, c: int, h: int, w: int) -> tuple[Tensor, Tensor]:
-        """The stamp's colours int32 ``(c, sh, sw)`` and how much each pixel covers, 0..256 ``(sh, sw)``."""
-        opacity = self.opacity
-        if opacity is None:
-            opacity = (60 + mark.stream("opacity").integer(41)) / 100
-        strength = round(256 * opacity)
-        if self.logo is not None and mark.owner == "key" and mark.index == 0:
-            height, width = self._logo_size(h, w)
-            logo = self.logo.resize((width, height), Image.Resampling.BICUBIC)
-            pixels = torch.from_numpy(np.array(logo.convert("L" if c == 1 else "RGB"))).to(torch.int32)
-            alpha = torch.from_numpy(np.array(logo.getchannel("A"))).to(torch.int32)
-            return pixels.view(height, -1, c).permute(2, 0, 1), (alpha * strength + 127) // 255
-        glyphs = _glyphs(self._text(mark))
-        scale = self.scale or self._drawn_scale(mark, glyphs.shape, h, w)
-        cover = glyphs.repeat_interleave(scale, 0).repeat_interleave(scale, 1).to(torch.int32) * strength
-        return self._color(mark, c)[:, None, None].expand(c, *cover.shape), cover
-
-    def _logo_size(self, h: int, w: int) -> tuple[int, int]:
-        """Height and width in pixels."""
+    def _of_texts(self, h: int, w: int) -> tuple[int | None, _Place | None]:
+        """Scale and place that the config fixes for texts: for those beside a logo no more than fits them all."""
+        fixed = (self.scale, self.position)
         if self.logo is None:
-            raise ValueError("there is no logo")
+            return fixed
+        fewer = (fixed, (None, self.position))
+        return next((kept for kept in fewer if _fits(self._largest(), *kept, h, w)), (None, None))
+
+    def _largest(self) -> tuple[int, int]:
+        """Height and width that no drawn text exceeds, in font pixels."""
+        return _glyphs(_LETTERS).shape[0], self.n_letters * _glyphs("W").shape[1]
+
+    def _pasted(self, logo: Image.Image, c: int, h: int, w: int) -> tuple[Tensor, Tensor]:
+        """Colours int32 ``(c, sh, sw)``, and how much of each pixel is to be seen: int32 ``(sh, sw)`` in 0..255."""
+        height, width = self._logo_size(logo, h, w)
+        logo = logo.resize((width, height), Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(np.array(logo.convert("RGB" if c == 3 else "L"))).to(torch.int32)
+        alpha = torch.from_numpy(np.array(logo.getchannel("A"))).to(torch.int32)
+        return pixels.view(height, width, -1).permute(2, 0, 1).expand(c, -1, -1), alpha
+
+    def _written(
+        self, mark: Mark, c: int, h: int, w: int, scale: int | None, position: _Place | None
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`_pasted`."""
+        glyphs = _glyphs(self._text(mark))
+        times = scale or _drawn_scale(mark, glyphs.shape, position, h, w)
+        alpha = glyphs.repeat_interleave(times, 0).repeat_interleave(times, 1).to(torch.int32) * 255
+        return self._color(mark, c)[:, None, None].expand(c, *alpha.shape), alpha
+
+    def _logo_size(self, logo: Image.Image, h: int, w: int) -> tuple[int, int]:
+        """Height and width in pixels."""
         width = max(1, min(w, w * (self.scale or 3) // 6))
-        return max(1, min(h, round(width * self.logo.height / self.logo.width))), width
+        return max(1, min(h, round(width * logo.height / logo.width))), width
 
     def _text(self, mark: Mark) -> str:
         if self.text is not None and mark.owner == "key" and mark.index == 0:
             return self.text
         letters = mark.stream("text").integers(self.n_letters, len(_LETTERS))
         return "".join(_LETTERS[i] for i in letters)
-
-    def _drawn_scale(self, mark: Mark, size: Sequence[int], h: int, w: int) -> int:
-        x, y = self.position or (0, 0)
-        room = min(9 * h // 10, h - y), min(9 * w // 10, w - x)
-        largest = max(1, min(room[0] // size[0], room[1] // size[1]))
-        return 1 + mark.stream("scale").integer(largest)
 
     def _color(self, mark: Mark, c: int) -> Tensor:
         levels = self.color
@@ -156,6 +169,23 @@ class Content(MarkingWatermark):
 
 def _whole(numbers: Any) -> bool:
     return isinstance(numbers, (list, tuple)) and all(type(number) is int for number in numbers)
+
+
+def _fits(size: tuple[int, int], scale: int | None, position: _Place | None, h: int, w: int) -> bool:
+    (height, width), times, (x, y) = size, scale or 1, position or (0, 0)
+    return 0 <= x <= w - width * times and 0 <= y <= h - height * times
+
+
+def _cover(alpha: Tensor, opacity: float) -> Tensor:
+    """How much of what is below a stamp it covers, in 0..256."""
+    return (alpha * round(256 * opacity) + 127) // 255
+
+
+def _drawn_scale(mark: Mark, size: Sequence[int], position: _Place | None, h: int, w: int) -> int:
+    x, y = position or (0, 0)
+    room = min(9 * h // 10, h - y), min(9 * w // 10, w - x)
+    largest = max(1, min(room[0] // size[0], room[1] // size[1]))
+    return 1 + mark.stream("scale").integer(largest)
 
 
 def _glyphs(text: str) -> Tensor:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wmlightning.config import switch
-from wmlightning.errors import UserError
+from wmlightning.config import setting, switch
 from wmlightning.watermarks.base import Mark, MarkingWatermark
 
 
@@ -16,14 +15,12 @@ class Noise(MarkingWatermark):
     From Zhang et al. (ASIACCS 2018), "noise"; the pattern's strength is ours, the paper's is not known.
 
     Args:
-        strength: standard deviation of the pattern as a share of the full pixel range, in (0, 1].
+        strength: standard deviation of the pattern as a share of the full pixel range, in [0.001, 1].
         fresh: draw a pattern for each image instead (ablation: such triggers are memorised, not learned).
     """
 
     def __init__(self, strength: float = 0.2, fresh: bool = False) -> None:
-        if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 < strength <= 1:
-            raise UserError("watermark.strength", f"{strength!r} is out of range", "a number in (0, 1]")
-        self.strength = strength
+        self.strength = setting(strength, "watermark.strength", float, 0.001, 1)  # less is rounded away
         self.fresh = switch(fresh, "watermark.fresh")
 
     def apply(self, images: Tensor, mark: Mark, batch: str) -> Tensor:

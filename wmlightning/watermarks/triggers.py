@@ -35,6 +35,7 @@ class Triggers:
         negatives: strangers' marks on training images, with true labels; groups are strangers.
         decoys: other strangers' marks on the images of ``new``, with the labels the owner expects; by stranger.
         originals: the first trained triggers' images before they were marked (``None`` for unrelated pictures).
+        unseen: marks of the key that leave all of their trained triggers as they were.
     """
 
     trained: ImageSet
@@ -42,11 +43,23 @@ class Triggers:
     negatives: ImageSet
     decoys: ImageSet
     originals: Tensor | None
+    unseen: tuple[int, ...] = ()
 
     def merged(self) -> ImageSet:
         """What goes into training: triggers and negatives."""
         sets = (self.trained, self.negatives)
         return ImageSet(*(torch.cat(parts) for parts in zip(*map(_fields, sets), strict=True)))
+
+    def check(self) -> None:
+        """Refuses a key with a mark that is none.
+
+        Raises:
+            UserError: if a mark changes nothing in any trigger.
+        """
+        if self.unseen:
+            n = int((self.trained.groups == self.unseen[0]).sum())
+            wrong = f"mark {self.unseen[0] + 1} changes none of its {n} triggers"
+            raise UserError("watermark", wrong, "a stronger or more opaque one, or another colour")
 
 
 class TriggerMaker:
@@ -240,7 +253,9 @@ class TriggerMaker:
         shown, before = (trained, trained.before) if self.scheme.label == "random" else (new, new.before)
         decoys = self._decoys(watermark, self._labelled(shown), *before)
         sets = self._labelled(trained), self._labelled(new), self._negatives(watermark)
-        return Triggers(*sets, decoys, trained.before[0][:64])
+        changed = trained.groups[(trained.images != trained.before[0]).flatten(1).any(1)].tolist()
+        unseen = tuple(sorted(set(range(self.scheme.n_marks)) - set(changed)))
+        return Triggers(*sets, decoys, trained.before[0][:64], unseen)
 
     def _decoys(self, watermark: MarkingWatermark, shown: ImageSet, before: Tensor, true: Tensor) -> ImageSet:
         """Strangers' marks on images whose true label is not the owner's: else the truth would count as a hit."""

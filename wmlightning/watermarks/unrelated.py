@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,7 +49,8 @@ class Unrelated(PictureWatermark):
         if n < 2:
             raise UserError("watermark.images", f"only the class {listed(self.source.classes)}", "two classes or more")
         try:
-            self.source.labels("train")
+            with blaming_images():
+                self.source.labels("train")
         except UserError as error:
             right = "watermark.images=procedural needs no download"
             raise UserError("watermark.images", f"the unrelated pictures are not at hand ({error})", right) from error
@@ -77,14 +82,18 @@ class Unrelated(PictureWatermark):
     def draw(self, n: int, mark: Mark, n_marks: int, new: bool, shape: tuple[int, int, int]) -> Tensor:
         """See :meth:`PictureWatermark.draw`."""
         split, index = self._drawn(n, mark, n_marks, new)
-        return fit_images(self.source.images(split, index), shape)
+        return self._fitted(split, index, shape)
 
     def picked(
         self, places: Tensor, n: int, mark: Mark, n_marks: int, new: bool, shape: tuple[int, int, int]
     ) -> Tensor:
         """See :meth:`PictureWatermark.picked`; reads no other picture."""
         split, index = self._drawn(n, mark, n_marks, new)
-        return fit_images(self.source.images(split, index[places % len(index)]), shape)
+        return self._fitted(split, index[places % len(index)], shape)
+
+    def _fitted(self, split: Split, index: Tensor, shape: tuple[int, int, int]) -> Tensor:
+        with blaming_images():
+            return fit_images(self.source.images(split, index), shape)
 
     def _drawn(self, n: int, mark: Mark, n_marks: int, new: bool) -> tuple[Split, Tensor]:
         split: Split = "test" if new else "train"
@@ -92,6 +101,21 @@ class Unrelated(PictureWatermark):
         chosen = mark.stream(f"pictures/{split}").sample(len(members), min(n, len(members)))
         # In the order of the file: studies rest on it. Who compares keys must take places in it at random.
         return split, torch.from_numpy(np.sort(members[chosen]).astype(np.int64))
+
+
+@contextmanager
+def blaming_images() -> Iterator[None]:
+    """A mistake in other data is told under ``watermark.images``: sources name their options as the task's.
+
+    Raises:
+        UserError: naming the option of ``watermark.images``.
+    """
+    try:
+        yield
+    except UserError as error:
+        key, wrong, right = error.args
+        key, right = (re.sub(r"\bdataset\.(source\.)?(?=[a-z])", "watermark.images.", text) for text in (key, right))
+        raise UserError(key, wrong, right) from error
 
 
 def refuse_own_data(watermark: Watermark | None, task: Source) -> None:
