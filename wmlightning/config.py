@@ -125,7 +125,8 @@ def _leaf(group: str, name: str, _: tuple[Path, ...]) -> dict[str, Any]:
     try:
         with searching(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of lists of defaults without _self_
-            found = OmegaConf.to_container(compose(f"{group}/{name}")) if name in option_names(group) else {}
+            there = name in (*option_names(group), "base")  # which others build on, and which is not offered
+            found = OmegaConf.to_container(compose(f"{group}/{name}")) if there else {}
     except (HydraException, OmegaConfBaseException, YAMLError):
         return {}
     return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
@@ -187,24 +188,6 @@ def unmarked_config() -> DictConfig:
     assert isinstance(node, DictConfig)
     node.pop("defaults")
     return node
-
-
-#: Parts of a config that an option may stand in, and those that may hold nothing.
-_SECTIONS = ("dataset", "dataset.source", "watermark", "model", "recipe", "trainer", "guard", "attacker", "judge")
-_LISTS = ("attack", "logger", "callbacks")
-
-
-def check_sections(cfg: DictConfig) -> None:
-    """Checks that all parts of a config are there as such.
-
-    Raises:
-        UserError: for ``PART=null`` (but of ``logger``, which there may be none of), ``PART=[]`` or ``PART=word``.
-    """
-    for key in (*_SECTIONS, *_LISTS):
-        found = OmegaConf.select(cfg, key)
-        if not isinstance(found, DictConfig) and not (key == "logger" and key in cfg and found is None):
-            right = f"{key}=none" if key in _LISTS else f"{key}.OPTION=VALUE, or nothing"
-            raise UserError(key, f"{plain(found)!r} is no set of options", right)
 
 
 def check_finite(node: Any, key: str = "") -> None:

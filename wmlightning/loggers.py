@@ -146,7 +146,14 @@ def make_loggers(cfg: DictConfig, folder: Path, name: str, job_type: str) -> lis
     """
     cfg = cfg.copy()
     cfg.auto.update(run_dir=str(folder), name=name, job_type=job_type)
-    return [make(node, f"logger.{key}") for key, node in (cfg.logger or {}).items()]
+    found = []
+    for key, node in (cfg.logger or {}).items():
+        logger = make(node, f"logger.{key}")
+        if not isinstance(logger, Logger):
+            wrong = f"{type(logger).__name__} is no logger of Lightning's"
+            raise UserError(f"logger.{key}", wrong, f"a class derived from Logger, or ~logger.{key}")
+        found.append(logger)
+    return found
 
 
 def with_names(config: dict[str, Any], owned: bool, **more: str) -> dict[str, Any]:

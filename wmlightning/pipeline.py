@@ -17,7 +17,8 @@ from rich.console import Console
 from wmlightning.attacks.execution import Scene, carry_out
 from wmlightning.attacks.planning import Assault, Victim, intend, plan
 from wmlightning.attacks.twin import Twin
-from wmlightning.config import check_sections, from_elsewhere, plain, unmarked_config
+from wmlightning.choices import check_sections
+from wmlightning.config import from_elsewhere, plain, unmarked_config
 from wmlightning.errors import UserError
 from wmlightning.files import clear, file_digest
 from wmlightning.job import Job, draft, prepare

@@ -160,6 +160,8 @@ def _scheme(node: DictConfig) -> Scheme:
 
 def _watermark(cfg: DictConfig) -> MarkingWatermark | PictureWatermark | None:
     node = cfg.watermark
+    if "_target_" not in node:  # conf/watermark/base.yaml, which the others build on
+        raise UserError("watermark", "it names no watermark", "one with a _target_, or watermark=none")
     if node.get("_target_") is None:
         return None
     if not node.n_triggers:
