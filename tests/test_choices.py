@@ -131,3 +131,41 @@ def test_sweep_over_all_options(main: Command, small: list[str], runs: Path) -> 
     (plan,) = runs.glob("multirun/*/jobs/plan.json")
     jobs = json.loads(plan.read_text())["jobs"]
     assert [job[-1] for job in jobs] == ["watermark=noise", "watermark=none"]
+
+
+# -- the home --------------------------------------------------------------------------------------------------------
+
+
+def test_paths_at_home(main: Command, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Typed with and without quotes, in the environment and in files: shells resolve none of these."""
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WML_RUNS_DIR", "~/runs")
+    where = ["key=~/owner.key", 'callbacks.gallery.path="~/sheet.png"', "logger.csv.save_dir=~/logs"]
+    assert main(*small, *where).code == 0
+    assert main("-m", *small, "force=true").code == 0
+    assert {path.name for path in (tmp_path / "home").iterdir()} >= {"runs", "owner.key", "sheet.png", "logs"}
+    assert list((tmp_path / "home" / "runs").glob("multirun/*/jobs/plan.json"))
+    assert not list(tmp_path.glob("**/~"))
+
+
+@pytest.mark.parametrize(
+    ("key", "typed"),
+    [
+        ("data_dir", "dataset=mnist ++dataset.source.download=false data_dir=~/data"),
+        ("dataset.root", "dataset=image_folder dataset.root='~/pictures'"),
+        ("watermark.logo", "watermark=content watermark.logo=~/logo.png"),
+        ("attacker.root", "attack=prune attacker.data=image_folder attacker.root=~/pictures"),
+        ("victim", "victim=~/run attack=prune"),
+        ("start", "start=~/run"),
+    ],
+)
+def test_paths_that_are_not_at_home(main: Command, tmp_path: Path, key: str, typed: str) -> None:
+    done = main(*typed.split())
+    assert done.code == 1, str(done)
+    assert done.errors[0].startswith(f"error: {key}: "), str(done)
+    assert str(tmp_path) in done.errors[0], "the home"
+
+
+def test_the_home_of_nobody(main: Command) -> None:
+    told(main('runs_dir="~nobody_at_all/runs"', "dataset=procedural"), 1, "runs_dir: '~nobody_at_all/runs' cannot be ")

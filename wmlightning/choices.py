@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wmlightning.config import CONF, plain
 from wmlightning.errors import UserError, listed
+from wmlightning.files import named
 
 
 class FileConfigSource(file_config_source.FileConfigSource):
@@ -47,8 +49,12 @@ def _is_part(path: Path) -> bool:
 SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
 
 
+#: ``KEY=~/NAME``, which shells leave alone and Hydra's grammar refuses.
+_AT_HOME = re.compile(r"^([^=]+=)~(?=/|$)")
+
+
 def check_typed(config_name: str) -> None:
-    """Checks this command's overrides before Hydra composes them: of some it tells in a traceback.
+    """Checks this command's overrides before Hydra composes them: of some it tells in a traceback. Resolves ``~``.
 
     Args:
         config_name: of the command's config.
@@ -56,6 +62,7 @@ def check_typed(config_name: str) -> None:
     Raises:
         UserError: for what is no override, or chooses what a group does not offer.
     """
+    sys.argv[1:] = [_AT_HOME.sub(lambda found: f"{found[1]}{named('~')}", argument) for argument in sys.argv[1:]]
     arguments = get_args_parser().parse_args()
     places = create_config_search_path(str(CONF))
     if arguments.config_dir is not None:

@@ -18,7 +18,7 @@ from wmlightning.attacks.execution import Scene, carry_out
 from wmlightning.attacks.planning import Assault, Victim, intend, plan
 from wmlightning.attacks.twin import Twin
 from wmlightning.choices import check_sections
-from wmlightning.config import from_elsewhere, plain, unmarked_config
+from wmlightning.config import at_home, from_elsewhere, plain, unmarked_config
 from wmlightning.errors import UserError
 from wmlightning.files import clear, file_digest
 from wmlightning.job import Job, draft, prepare
@@ -47,6 +47,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         UserError: for a mistake in the config, before anything is written.
     """
     check_sections(cfg)
+    cfg = at_home(cfg)
     calm_lightning()
     keep_freed_memory()
     stop_asking_for_gpus()

@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from wmlightning.choices import check_declared
-from wmlightning.config import plain, setting
+from wmlightning.config import at_home, plain, setting
 from wmlightning.data.source import Source
 from wmlightning.errors import UserError
 from wmlightning.files import check_writable
@@ -48,6 +48,7 @@ def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> lis
         UserError: for a mistake in the config, a key that does not follow from its secret, a suspect that is not there.
     """
     check_declared(cfg, "verify", "paths/default")
+    cfg = at_home(cfg)
     names = [str(name) for name in cfg if name != "suspect"]  # whose options may be secret, and are its own matter
     options: dict[str, Any] = plain(OmegaConf.masked_copy(cfg, names))
     _check_kinds(options)
