@@ -26,12 +26,13 @@ from wmlightning.logged import untold
 from wmlightning.loggers import check_login, log_attack, log_training, make_loggers
 from wmlightning.ownership.key import keep_key, read_key, secret_for
 from wmlightning.process import keep_freed_memory, stop_asking_for_gpus
+from wmlightning.rehearsal import rehearse
 from wmlightning.results.card import fingerprint, read_card
 from wmlightning.results.summary import show, show_attack
 from wmlightning.secret import Secret
 from wmlightning.store import WEIGHTS, find_start, load_weights, read_run, secret_of, with_task_of
 from wmlightning.trainer import calm_lightning, check_batches
-from wmlightning.training import Training, rehearse
+from wmlightning.training import Training
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
