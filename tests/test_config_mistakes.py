@@ -18,6 +18,9 @@ Outcome = Any
 
 SHORT = "~recipe.schedule.max_lr ~recipe.schedule.pct_start ~recipe.schedule.cycle_momentum"
 PLATEAU = "recipe.schedule._target_=torch.optim.lr_scheduler.ReduceLROnPlateau"
+FUSED = "+recipe.optimizer.fused=true"
+STOP = "+callbacks.stop._target_=lightning.pytorch.callbacks"
+TURNS = ("Alone", "Wider", "Floats", "Odd")
 #: By their key. What is said here, a config file may say.
 MISTAKES = [
     ("guard", "guard=null"),
@@ -60,19 +63,102 @@ MISTAKES = [
     ("trainer.default_root_dir", "+trainer.default_root_dir=x"),
     ("trainer.enable_checkpointing", "+trainer.enable_checkpointing=false"),
     ("recipe.batch_size", "recipe.batch_size=2 trainer.devices=4 watermark=none"),
+    ("recipe.optimizer", "+recipe.optimizer.capturable=true"),
+    ("trainer.gradient_clip_val", f"{FUSED} trainer.gradient_clip_val=1 trainer.precision=bf16-mixed"),
+    ("trainer.sync_batchnorm", "trainer=ddp model=resnet9 trainer.sync_batchnorm=true"),
+    ("callbacks.stop.monitor", f"{STOP}.EarlyStopping +callbacks.stop.monitor=nonsense"),
+    ("callbacks.stop.monitor", f"{STOP}.EarlyStopping +callbacks.stop.monitor=val/trigger_acc watermark=none"),
+    ("callbacks.stop.monitor", f"{STOP}.ModelCheckpoint +callbacks.stop.monitor=nonsense"),
+    ("callbacks.stop", f"{STOP}.LearningRateMonitor logger=none"),
+    ("callbacks.stop", f"{STOP}.DeviceStatsMonitor logger=none"),
+    *(("recipe.augment", f"recipe.augment._target_=turned.{name} ~recipe.augment.shift") for name in TURNS),
 ]
+
+BUGGY = """
+import lightning as L
+
+
+class Mine(L.Callback):
+    def on_train_start(self, trainer, pl_module):
+        raise RuntimeError("a bug")
+"""
+
+#: Augmentations of a user's own.
+TURNED = """
+class Alone:
+    def __call__(self, images):
+        return images
+
+
+class Wider:
+    def __call__(self, images, keep, draw):
+        return images.repeat(1, 1, 1, 2)
+
+
+class Floats:
+    def __call__(self, images, keep, draw):
+        return images / 255
+
+
+class Odd:
+    def __call__(self, images, keep, draw):
+        return images @ keep
+
+
+class Fine:
+    def __call__(self, images, keep, draw):
+        return images.flip(3).where(~keep[:, None, None, None], images)
+"""
 
 
 @pytest.mark.parametrize(("key", "typed"), MISTAKES, ids=[typed for _, typed in MISTAKES])
 def test_mistake_is_told_in_one_line(
-    main: Callable[..., Outcome], small: list[str], runs: Path, key: str, typed: str
+    main: Callable[..., Outcome], small: list[str], tmp_path: Path, runs: Path, key: str, typed: str
 ) -> None:
+    (tmp_path / "turned.py").write_text(TURNED)
     done = main(*small, *typed.split())
     assert done.code == 1, str(done)
     assert "Traceback" not in done.out + done.err, str(done)
     assert len(done.errors) == 1, str(done)
     assert done.errors[0].startswith(f"error: {key}: "), str(done)
     assert not runs.exists()
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        f"{FUSED} trainer.gradient_clip_val=1",
+        f"{FUSED} trainer.precision=bf16-mixed",
+        "trainer.sync_batchnorm=true model=resnet9",
+        f"{STOP}.EarlyStopping +callbacks.stop.monitor=val/clean_acc",
+        f"{STOP}.EarlyStopping +callbacks.stop.monitor=nonsense +callbacks.stop.strict=false",
+        f"{STOP}.LearningRateMonitor",
+        "recipe.augment._target_=turned.Fine ~recipe.augment.shift",
+    ],
+)
+def test_what_is_no_mistake(main: Callable[..., Outcome], small: list[str], tmp_path: Path, typed: str) -> None:
+    (tmp_path / "turned.py").write_text(TURNED)
+    done = main(*small, *typed.split())
+    assert done.code == 0, str(done)
+
+
+def test_what_shows_only_in_the_training(main: Callable[..., Outcome], small: list[str], runs: Path) -> None:
+    stop = f"{STOP}.EarlyStopping +callbacks.stop.monitor=val/clean_acc trainer.limit_val_batches=0"
+    done = main(*small, *stop.split())
+    assert (done.code, len(done.errors)) == (1, 1), str(done)
+    assert "Traceback" not in done.err
+    assert done.errors[0].startswith("error: callbacks.stop: Early stopping conditioned on metric `val/clean_acc`")
+    assert "`train/loss`" in done.errors[0], "says what there is"
+    assert not list(runs.glob("*/card.json"))
+
+
+def test_bugs_of_the_users_own_keep_their_traceback(
+    main: Callable[..., Outcome], small: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "buggy.py").write_text(BUGGY)
+    done = main(*small, "+callbacks.mine={_target_:buggy.Mine}")
+    assert done.code == 1
+    assert "RuntimeError: a bug" in done.err
 
 
 def test_data_without_a_name(main: Callable[..., Outcome], runs: Path) -> None:

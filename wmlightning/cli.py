@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from wmlightning.choices import check_typed
 from wmlightning.config import CONF
 from wmlightning.errors import UserError, listed
 from wmlightning.sweep_job import attend
@@ -52,9 +53,13 @@ def _train(cfg: DictConfig) -> float | None:
 def train() -> None:
     """Trains a watermarked classifier, or shows the finished run of the same fingerprint; with ``-m``, many of them."""
     try:
+        check_typed("train")
         _train()
     except KeyboardInterrupt:
         _end_by(signal.SIGINT)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except SystemExit as end:
         if end.code == 128 + signal.SIGTERM:
             _end_by(signal.SIGTERM)
@@ -94,6 +99,7 @@ def verify() -> None:
     try:
         if {"-m", "--multirun"}.intersection(sys.argv[1:]):  # before Hydra makes a folder for it
             raise _SEVERAL
+        check_typed("verify")
         _verify()
     except _Decided:
         raise

@@ -7,7 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 from yaml import YAMLError
 
 from wmlightning.errors import UserError, listed
+from wmlightning.files import named
 
 _PACKAGE = Path(__file__).resolve().parent
 #: In a wheel the configs travel inside the package; in a checkout they lie beside it.
@@ -125,7 +126,8 @@ def _leaf(group: str, name: str, _: tuple[Path, ...]) -> dict[str, Any]:
     try:
         with searching(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of lists of defaults without _self_
-            found = OmegaConf.to_container(compose(f"{group}/{name}")) if name in option_names(group) else {}
+            there = name in (*option_names(group), "base")  # which others build on, and which is not offered
+            found = OmegaConf.to_container(compose(f"{group}/{name}")) if there else {}
     except (HydraException, OmegaConfBaseException, YAMLError):
         return {}
     return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
@@ -189,24 +191,6 @@ def unmarked_config() -> DictConfig:
     return node
 
 
-#: Parts of a config that an option may stand in, and those that may hold nothing.
-_SECTIONS = ("dataset", "dataset.source", "watermark", "model", "recipe", "trainer", "guard", "attacker", "judge")
-_LISTS = ("attack", "logger", "callbacks")
-
-
-def check_sections(cfg: DictConfig) -> None:
-    """Checks that all parts of a config are there as such.
-
-    Raises:
-        UserError: for ``PART=null`` (but of ``logger``, which there may be none of), ``PART=[]`` or ``PART=word``.
-    """
-    for key in (*_SECTIONS, *_LISTS):
-        found = OmegaConf.select(cfg, key)
-        if not isinstance(found, DictConfig) and not (key == "logger" and key in cfg and found is None):
-            right = f"{key}=none" if key in _LISTS else f"{key}.OPTION=VALUE, or nothing"
-            raise UserError(key, f"{plain(found)!r} is no set of options", right)
-
-
 def check_finite(node: Any, key: str = "") -> None:
     """Checks that all numbers of a plain config are numbers.
 
@@ -246,6 +230,30 @@ def switch(value: Any, key: str) -> bool:
     if not isinstance(value, bool):
         raise UserError(key, f"{value!r} is neither", "true or false")
     return value
+
+
+# In configs, where the shell leaves ~ alone: conf/hydra/default.yaml.
+OmegaConf.register_new_resolver("home", lambda value: str(named(str(value))), replace=True)
+
+#: Files and folders that parts of a config are given as they stand; what else names one calls ``path_of``.
+_PATHS = (
+    *("data_dir", "runs_dir", "dataset.root", "dataset.source.root", "dataset.source.data_dir", "attacker.root"),
+    *("watermark.logo", "callbacks.gallery.path"),
+)
+
+
+def at_home(cfg: DictConfig) -> DictConfig:
+    """A copy in which ``~`` at the beginning of files and folders is resolved: shells do not, in ``KEY=~/NAME``.
+
+    Raises:
+        UserError: for the home of nobody.
+    """
+    cfg = cfg.copy()
+    for key in (*_PATHS, *(f"logger.{name}.save_dir" for name in cfg.get("logger") or ())):
+        with suppress(OmegaConfBaseException):  # what leads nowhere is told of by whoever needs it
+            if str(value := OmegaConf.select(cfg, key)).startswith("~"):
+                OmegaConf.update(cfg, key, str(path_of(value, key)))
+    return cfg
 
 
 def path_of(value: Any, key: str) -> Path:

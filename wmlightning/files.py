@@ -19,6 +19,11 @@ _BEFORE = ".before"
 _PART = ".before.part"
 
 
+def named(text: str) -> Path:
+    """The file or folder of this name, with ``~`` resolved: in ``--out=~/NAME`` shells leave it alone."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 (Path's own raises for the home of nobody)
+
+
 def write_bytes(path: Path, content: bytes, private: bool = False) -> None:
     """Writes ``content`` to ``path`` so that a reader sees the old file or the new one, never a part.
 

@@ -152,7 +152,10 @@ def make_loggers(cfg: DictConfig, folder: Path, name: str, job_type: str) -> lis
     made = []
     for key, node in (cfg.logger or {}).items():
         logger = make(node, f"logger.{key}")
-        if getattr(logger, "save_dir", None):
+        if not isinstance(logger, Logger):
+            wrong = f"{type(logger).__name__} is no logger of Lightning's"
+            raise UserError(f"logger.{key}", wrong, f"a class derived from Logger, or ~logger.{key}")
+        if logger.save_dir:
             check_writable(Path(logger.save_dir), f"logger.{key}.save_dir", 2**20)
         made.append(logger)
     return made

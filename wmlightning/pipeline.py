@@ -16,7 +16,8 @@ from rich.console import Console
 from wmlightning.attacks.execution import Scene, carry_out
 from wmlightning.attacks.planning import Assault, Victim, intend, plan
 from wmlightning.attacks.twin import Twin
-from wmlightning.config import check_sections, from_elsewhere, plain, unmarked_config
+from wmlightning.choices import check_sections
+from wmlightning.config import at_home, from_elsewhere, plain, unmarked_config
 from wmlightning.errors import UserError
 from wmlightning.files import anew, file_digest, settle
 from wmlightning.job import Job, draft, prepare
@@ -24,12 +25,13 @@ from wmlightning.logged import untold
 from wmlightning.loggers import check_login, log_attack, log_training, make_loggers
 from wmlightning.ownership.key import keep_key, read_key, secret_for
 from wmlightning.process import is_helper, keep_freed_memory, stop_asking_for_gpus
+from wmlightning.rehearsal import rehearse
 from wmlightning.results.card import fingerprint, read_card
 from wmlightning.results.summary import show, show_attack
 from wmlightning.secret import Secret
 from wmlightning.store import WEIGHTS, find_start, load_weights, read_run, secret_of, with_task_of
 from wmlightning.trainer import calm_lightning, check_batches, signals_told
-from wmlightning.training import Training, rehearse
+from wmlightning.training import Training
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -45,6 +47,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         UserError: for a mistake in the config, before anything is written.
     """
     check_sections(cfg)
+    cfg = at_home(cfg)
     calm_lightning()
     keep_freed_memory()
     stop_asking_for_gpus()

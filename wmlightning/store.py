@@ -252,7 +252,7 @@ def load_run(
     folder = path_of(path, "path").absolute()
     owner = None if key is None else path_of(key, "key")
     card = read_run(folder, "path", targets_of(trust, "trust"))
-    place = str(data_dir if data_dir is not None else os.environ.get("WML_DATA_DIR") or "./data")
+    place = str(path_of(data_dir if data_dir is not None else os.environ.get("WML_DATA_DIR") or "./data", "data_dir"))
     config = card["config"]
     settings = {
         **{part: placed(config[part], place) for part in _TASK},

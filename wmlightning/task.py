@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from wmlightning.config import dataset_config, make, plain, setting
+from wmlightning.config import at_home, dataset_config, make, plain, setting
 from wmlightning.data.source import Source
 from wmlightning.data.splits import Roles, assign_roles
 from wmlightning.errors import UserError
@@ -121,7 +121,7 @@ def check_memory(plan: Plan, maker: TriggerMaker | None) -> None:
 
 def own_copy(cfg: DictConfig) -> DictConfig:
     """A copy in which the name of another data set is replaced by its config, and what is left open is settled."""
-    cfg = cfg.copy()
+    cfg = at_home(cfg)
     settle_marks(cfg.watermark, owner=cfg.get("key") is not None)
     logo = cfg.watermark.get("logo")
     if isinstance(logo, str) and Path(logo).is_file():  # the card is read in other folders too
@@ -178,6 +178,8 @@ def _scheme(node: DictConfig) -> Scheme:
 
 def _watermark(cfg: DictConfig) -> MarkingWatermark | PictureWatermark | None:
     node = cfg.watermark
+    if "_target_" not in node:  # conf/watermark/base.yaml, which the others build on
+        raise UserError("watermark", "it names no watermark", "one with a _target_, or watermark=none")
     if node.get("_target_") is None:
         return None
     if not node.n_triggers:

@@ -160,7 +160,9 @@ def make_trainer(
         "overfit_batches"
     ):  # Lightning's way needs loaders of single images; ours repeats its batches itself
         settled |= {"overfit_batches": 0.0, "limit_train_batches": options.overfit_batches}
-    trainer: L.Trainer = make(options, "trainer", **settled)
+    trainer = make(options, "trainer", **settled)
+    if not isinstance(trainer, L.Trainer):
+        raise UserError("trainer._target_", f"{options.get('_target_')} is no Trainer", "lightning.pytorch.Trainer")
     # Lightning switches this on with `deterministic`; it costs time, and nothing here reads uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     for timer in trainer.callbacks:  # type: ignore[attr-defined]

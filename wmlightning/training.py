@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+import traceback
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from omegaconf import DictConfig
 from rich.console import Console
 from safetensors.torch import save
 
@@ -17,29 +17,19 @@ from wmlightning.attacks.execution import plain_weights
 from wmlightning.callbacks import resume
 from wmlightning.callbacks.accuracy import Accuracies
 from wmlightning.callbacks.guard import AccuracyGuard
-from wmlightning.config import make, plain
+from wmlightning.config import plain
 from wmlightning.data.datamodule import WatermarkData
 from wmlightning.errors import UserError
 from wmlightning.files import write_bytes
-from wmlightning.job import Draft, Job
+from wmlightning.job import Job
 from wmlightning.logged import note
 from wmlightning.loggers import begin, finish, make_loggers, tells_source, with_names
 from wmlightning.models.classifier import Classifier
+from wmlightning.rehearsal import callbacks_of
 from wmlightning.results.card import environment, write_card
 from wmlightning.seeds import role_seed
 from wmlightning.store import WEIGHTS, load_weights
 from wmlightning.trainer import make_trainer
-
-
-def rehearse(drafted: Draft) -> None:
-    """Makes what a training needs besides data, and lets it go: what is refused is told before data are read.
-
-    Raises:
-        UserError: if the Trainer, a callback or a logger refuses its options.
-    """
-    cfg, folder = drafted.cfg.copy(), Path(drafted.cfg.runs_dir).absolute()
-    cfg.auto.update(run_dir=str(folder), name="", group="", tags=[])  # they follow from the data
-    make_trainer(cfg.trainer, drafted.precision, folder, _callbacks(cfg), make_loggers(cfg, folder, "", "train"))
 
 
 class Training:
@@ -63,13 +53,15 @@ class Training:
         self.dry = bool(cfg.trainer.get("fast_dev_run"))
         watched = cfg.guard.max_drop is not None and not self.dry
         self.guard = AccuracyGuard(cfg.guard.max_drop, "val/clean_acc") if watched else None
+        self.callbacks = callbacks_of(cfg)
         self.loggers = [] if self.dry else make_loggers(cfg, job.folder, job.name, "train")
         self.trainer = self._trainer()
 
     def _trainer(self) -> L.Trainer:
         job = self.job
         tells = tells_source(plain(job.cfg), owned=job.cfg.key is not None)
-        callbacks: list[L.Callback] = [Accuracies(job.labels.measured, job.n_groups, tells), *_callbacks(job.cfg)]
+        measures = Accuracies(job.labels.measured, job.n_groups, tells)
+        callbacks: list[L.Callback] = [measures, *self.callbacks.values()]
         if self.guard is not None:
             callbacks.append(self.guard)
         if not self.dry:
@@ -133,9 +125,13 @@ class Training:
             if not trainer.is_global_zero:  # all processes decide alike
                 return None
             raise UserError("guard.max_drop", *error.args[1:]) from error
+        except MisconfigurationException as error:
+            raise self._refused(error) from error
         except RuntimeError as error:
             if trainer.received_sigterm:  # another process of this training has ended, and was to speak to this one
                 raise SIGTERMException from error
+            if "conditioned on metric" in str(error):  # EarlyStopping's
+                raise self._refused(error) from error
             if "does not have a deterministic implementation" not in str(error):
                 raise
             wrong = str(error).split(", but you set")[0]
@@ -148,17 +144,12 @@ class Training:
         judged = {name: value for name, value in guard.metrics.items() if name.startswith("val/")}
         return {"metrics": {**point.history[guard.epochs_kept - 1], **judged}, "guard": guard.outcome()}
 
-
-def _callbacks(cfg: DictConfig) -> list[L.Callback]:
-    """The callbacks that the config asks for."""
-    found = []
-    for key, node in (cfg.callbacks or {}).items():
-        callback = make(node, f"callbacks.{key}")
-        if not isinstance(callback, L.Callback):
-            wrong = f"{type(callback).__name__} is no callback of Lightning's"
-            raise UserError(f"callbacks.{key}", wrong, f"a class derived from lightning.Callback, or ~callbacks.{key}")
-        found.append(callback)
-    return found
+    def _refused(self, error: Exception) -> UserError:
+        """What Lightning found wrong only in the training, told by the callback that it was in."""
+        selves = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        names = [f"callbacks.{key}" for key, callback in self.callbacks.items() if any(callback is me for me in selves)]
+        wrong = str(error).split("HINT")[0].rstrip(". ")
+        return UserError(names[0] if names else "trainer", wrong, f"~{names[0]}" if names else "other options")
 
 
 def _numbers(metrics: dict[str, float]) -> dict[str, float | None]:

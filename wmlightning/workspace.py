@@ -16,6 +16,7 @@ from wandb.errors import Error as WandbError
 from wmlightning.attacks.base import Attack
 from wmlightning.config import CONF
 from wmlightning.errors import UserError
+from wmlightning.files import named
 from wmlightning.loggers import has_api_key
 from wmlightning.results.fields import cleaned
 
@@ -113,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config-dir",
         metavar="FOLDER",
-        type=Path,
+        type=named,
         action="append",
         default=[],
         help="folder of configs of your own: its attacks get sections too",

@@ -88,7 +88,8 @@ class Watermark(L.Callback):
             setting(per_batch, "per_batch", float, *_PER_BATCH)
         setting(batch_size, "batch_size", int, 1)
         self.key = Path(key).expanduser()
-        self.data_dir = data_dir if data_dir is not None else os.environ.get("WML_DATA_DIR") or "./data"
+        place = data_dir if data_dir is not None else os.environ.get("WML_DATA_DIR") or "./data"
+        self.data_dir = Path(place).expanduser()
         self.trust = tuple(trust)
         named = Named(images, labels, fill or {})
         self.options = Options(to_input, train_input, per_batch, named, predict, batch_size, check_inputs)

@@ -22,6 +22,7 @@ from wmlightning.data.broken import described
 from wmlightning.data.held import HeldSource
 from wmlightning.embed.pictures import Pictures, fitted, is_grey
 from wmlightning.errors import UserError, listed
+from wmlightning.files import named
 from wmlightning.ownership.key import Key, read_key, write_key
 from wmlightning.secret import Secret
 from wmlightning.seeds import role_seed
@@ -271,7 +272,7 @@ def _configs(group: str, folders: list[Path]) -> dict[str, Path]:
 
 
 def _other_data(name: str, files: Mapping[str, Path]) -> DictConfig:
-    place = os.environ.get("WML_DATA_DIR") or "./data"
+    place = str(named(os.environ.get("WML_DATA_DIR") or "./data"))
     wholes = {word: OmegaConf.merge({"data_dir": place}, OmegaConf.load(file)) for word, file in files.items()}
     datasets = {word: whole.dataset for word, whole in wholes.items()}
     lacking = {word: [f"dataset.{at}" for at in d if OmegaConf.is_missing(d, at)] for word, d in datasets.items()}

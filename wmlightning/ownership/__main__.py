@@ -6,9 +6,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from wmlightning.errors import UserError
+from wmlightning.files import named
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,25 +78,25 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m wmlightning.ownership", description="What to do with a key.")
     commands = parser.add_subparsers(dest="command", required=True)
     commit = commands.add_parser("commit", help="write the commitment to a key")
-    commit.add_argument("key", type=Path, help="the owner's key")
-    commit.add_argument("--out", type=Path, help="default: KEY with the ending .commitment.json")
+    commit.add_argument("key", type=named, help="the owner's key")
+    commit.add_argument("--out", type=named, help="default: KEY with the ending .commitment.json")
     check = commands.add_parser("check", help="make all triggers anew from the secret and the data, and compare")
-    check.add_argument("key", type=Path, help="the owner's key")
-    check.add_argument("--data-dir", type=Path, default=Path(os.environ.get("WML_DATA_DIR") or "data"))
-    check.add_argument("--commitment", type=Path, help="a published commitment that must be to this key")
+    check.add_argument("key", type=named, help="the owner's key")
+    check.add_argument("--data-dir", type=named, default=os.environ.get("WML_DATA_DIR") or "data")
+    check.add_argument("--commitment", type=named, help="a published commitment that must be to this key")
     check.add_argument("--trust", action="append", default=[], metavar="CLASS", help="a class of yours in its config")
     request = commands.add_parser("stamp-request", help="write a request for a trusted time stamp (RFC 3161)")
-    request.add_argument("commitment", type=Path, help="the file that commit wrote")
+    request.add_argument("commitment", type=named, help="the file that commit wrote")
     verify = commands.add_parser("stamp-verify", help="check the response of a time-stamping authority")
-    verify.add_argument("commitment", type=Path, help="the file that commit wrote")
-    verify.add_argument("response", type=Path, help="what the authority sent")
+    verify.add_argument("commitment", type=named, help="the file that commit wrote")
+    verify.add_argument("response", type=named, help="what the authority sent")
     compare = commands.add_parser("compare", help="which of two commitments is older, as far as that is proven")
-    compare.add_argument("first", type=Path, help="a commitment; a time stamp is looked for beside it, as .tsr")
-    compare.add_argument("second", type=Path, help="another")
+    compare.add_argument("first", type=named, help="a commitment; a time stamp is looked for beside it, as .tsr")
+    compare.add_argument("second", type=named, help="another")
     for command in (verify, compare):
         needed = command is verify
         what = "PEM file with a root certificate that is trusted; may be repeated"
-        command.add_argument("--ca", type=Path, action="append", required=needed, default=None, help=what)
+        command.add_argument("--ca", type=named, action="append", required=needed, default=None, help=what)
     runs = (commit, _commit), (check, _check), (request, _stamp_request), (verify, _stamp_verify), (compare, _compare)
     for command, run in runs:
         command.set_defaults(run=run)

@@ -8,6 +8,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
+from wmlightning.choices import check_declared, check_typed
 from wmlightning.config import CONF, path_of, plain, setting, targets_of
 from wmlightning.errors import UserError
 
@@ -27,6 +28,7 @@ def run(cfg: DictConfig) -> None:
     Raises:
         UserError: if it cannot be done.
     """
+    check_declared(cfg, "serve")
     options: dict[str, Any] = plain(cfg)
     setting(options["port"], "port", int, 0, 65535)
     setting(options["max_batch"], "max_batch", int, 1)
@@ -58,6 +60,10 @@ def run(cfg: DictConfig) -> None:
 def serve() -> None:
     """Serves a stored model by the Open Inference Protocol v2."""
     try:
+        check_typed("serve")
         _serve()
     except KeyboardInterrupt:  # the way to end it
         print("stopped", file=sys.stderr)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from wmlightning.config import plain, setting
+from wmlightning.choices import check_declared
+from wmlightning.config import at_home, plain, setting
 from wmlightning.data.source import Source
 from wmlightning.errors import UserError
 from wmlightning.files import check_writable
@@ -46,6 +47,8 @@ def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> lis
     Raises:
         UserError: for a mistake in the config, a key that does not follow from its secret, a suspect that is not there.
     """
+    check_declared(cfg, "verify", "paths/default")
+    cfg = at_home(cfg)
     names = [str(name) for name in cfg if name != "suspect"]  # whose options may be secret, and are its own matter
     options: dict[str, Any] = plain(OmegaConf.masked_copy(cfg, names))
     _check_kinds(options)

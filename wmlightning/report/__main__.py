@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from wmlightning.errors import UserError
-from wmlightning.files import check_writable, write_bytes
+from wmlightning.files import check_writable, named, write_bytes
 from wmlightning.report.page import gather, render
 from wmlightning.results.arguments import (
     EXIT_NOTHING,
@@ -61,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         "Makes one HTML page of all finished trainings, attacks and verifications below a folder. The page is complete "
         "in itself and holds no secret unless asked for.",
     )
-    parser.add_argument("--out", metavar="FILE", type=Path, help="default: RUNS_DIR/report.html")
+    parser.add_argument("--out", metavar="FILE", type=named, help="default: RUNS_DIR/report.html")
     add_conditions(parser, "only", "results", "Verdicts stay. ")
     parser.add_argument(
         "--with-secrets",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from wmlightning.errors import UserError
-from wmlightning.files import check_writable, write_bytes
+from wmlightning.files import check_writable, named, write_bytes
 from wmlightning.results.arguments import (
     EXIT_NOTHING,
     EXIT_USAGE,
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return failed(error, EXIT_USAGE)
     try:
         frame = _read(options.runs, options.where)
-        out = None if options.no_files or options.out == "-" else Path(options.out or options.runs / "results")
+        out = None if options.no_files or options.out == "-" else named(options.out or str(options.runs / "results"))
         if out is not None:
             check_writable(out, "out", _ROOM)
         written = _write(frame, out) if out is not None else []  # first: a pager may close before all is printed

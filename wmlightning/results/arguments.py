@@ -6,11 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from wmlightning.errors import UserError
+from wmlightning.files import named
 from wmlightning.results.fields import cleaned
 from wmlightning.results.rows import COLUMNS
 from wmlightning.results.table import select
@@ -22,8 +22,8 @@ EXIT_NOTHING, EXIT_USAGE = 1, 2
 def parser_of(module: str, description: str) -> argparse.ArgumentParser:
     """A parser that takes a folder of runs."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description, allow_abbrev=False)
-    default = Path(os.environ.get("WML_RUNS_DIR") or "runs")
-    parser.add_argument("runs", metavar="RUNS_DIR", type=Path, nargs="?", default=default, help="default: %(default)s")
+    default = os.environ.get("WML_RUNS_DIR") or "runs"
+    parser.add_argument("runs", metavar="RUNS_DIR", type=named, nargs="?", default=default, help="default: %(default)s")
     return parser
 
 

@@ -1,0 +1,171 @@
+"""Choices of options: those that are none are told in one line, and those that there are can be found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wmlightning.errors import UserError
+
+Command = Callable[..., Any]
+
+#: By what the line names. The options that there are follow where any would be right.
+TRAIN = [
+    ("logger: null is no option; one of csv, many, none,", "logger=null"),
+    ("logger: False is no option; one of csv,", "logger=false"),
+    ("logger: '' is no option; one of csv,", "logger="),
+    ("watermark: null is no option; one of content,", "watermark=null"),
+    ("watermark: null is no option; one of", "watermark@attack.overwrite.watermark=null attack=overwrite"),
+    ("watermark: 'base' is no option; one of content, noise, none,", "watermark=base"),
+    ("recipe: 'base' is no option; one of cifar10,", "recipe=base"),
+    ("callbacks: null is no option; one of default, none", "callbacks=null"),
+    ("model: null is no option; one of", "model=null"),
+    ("dataset: null is no option; one of cifar10,", "dataset=null"),
+    ("dataset: 5 is no option; one of cifar10,", "dataset=5"),
+    ("dataset: null is no option; one of cifar10,", "-m dataset=procedural,null"),
+    ("dataset: 'nowhere' is no option; one of cifar10,", "-m dataset=choice(procedural,nowhere)"),
+    ("experiment: null is no option; one of asiaccs2018/fresh,", "experiment=null"),
+    ("experiment: 'paper' is no option; one of asiaccs2018/fresh, asiaccs2018/marks,", "experiment=paper"),
+    ("experiment: 'paper' is no option; one of asiaccs2018/fresh,", "experiment=[asiaccs2018/fresh,paper]"),
+    ("debug: null is no option; one of fast_dev_run, overfit, or leave it out", "debug=null"),
+    ("hydra/launcher: null is no option; one of basic,", "hydra/launcher=null"),
+    ("hydra: null is no option; one of", "hydra=null"),
+    ("paths: null is no option; one of default", "paths=null"),
+    ("attack: null is no option; one of", "attack=null"),
+    ("judge: it is no setting", "judge"),
+    ("seed=[1: it is no setting", "seed=[1"),
+    ("trainer._target_: None is no Trainer; lightning.pytorch.Trainer", "~trainer"),
+    ("logger: None is no set of options; logger=none", "~logger"),
+    ("logger.csv: NoneType is no logger of Lightning's; ", "logger.csv=null"),
+    ("data_dir: it is left out; give it a value", "~paths"),
+    ("runs_dir: it is left out; give it a value", "~runs_dir"),
+    ("force: it is left out; give it a value", "~force"),
+    ("judge.n_strangers: it is left out; give it a value", "~judge.n_strangers"),
+    ("recipe.augment: it is left out; give it a value", "~recipe.augment"),
+    ("dataset.mean: it is left out; give it a value", "~dataset.mean"),
+    ("watermark.n_marks: it is left out; give it a value", "~watermark.n_marks"),
+]
+VERIFY = [
+    ("suspect: null is no option; one of callable,", "suspect=null"),
+    ("suspect: 'http' is no option; one of callable, json_api,", "suspect=http"),
+    ("logger: null is no option; one of csv, many, none,", "logger=null"),
+    ("suspect: it is left out; give it a value", "~suspect"),
+    ("alpha: it is left out; give it a value", "~alpha"),
+]
+SERVE = [
+    ("hydra/job_logging: null is no option; one of", "hydra/job_logging=null"),
+    ("port: it is left out; give it a value", "~port"),
+]
+
+
+def told(done: Any, code: int, line: str) -> None:
+    assert done.code == code, str(done)
+    assert len(done.err.splitlines()) == 1, str(done)
+    assert done.err.startswith(f"error: {line}"), str(done)
+
+
+@pytest.mark.parametrize(("line", "typed"), TRAIN, ids=[typed for _, typed in TRAIN])
+def test_training(main: Command, runs: Path, line: str, typed: str) -> None:
+    told(main(*typed.split()), 1, line)
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize(("line", "typed"), VERIFY, ids=[typed for _, typed in VERIFY])
+def test_verifying(verify: Command, line: str, typed: str) -> None:
+    told(verify("key=owner.key", typed), 3, line)
+
+
+@pytest.mark.parametrize(("line", "typed"), SERVE, ids=[typed for _, typed in SERVE])
+def test_serving(in_process: Command, line: str, typed: str) -> None:
+    from wmlightning.ownership.serve import serve
+
+    told(in_process(serve, "run=x", typed), 1, line)
+
+
+def test_a_watermark_without_a_target_is_none(composed: Command) -> None:
+    from wmlightning.job import prepare
+
+    with pytest.raises(UserError, match=r"^watermark: it names no watermark; "):
+        prepare(composed("watermark=base", "dataset=procedural"))
+
+
+def test_choices_of_the_users_own(main: Command, tmp_path: Path, runs: Path) -> None:
+    for place in ("mine", "more"):
+        (tmp_path / place / "experiment" / "deep").mkdir(parents=True)
+        (tmp_path / place / "experiment" / "deep" / f"{place}.yaml").write_text("# @package _global_\nseed: many\n")
+    places = ("--config-dir", "mine", f"hydra.searchpath=[file://{tmp_path}/more]")
+    for chosen in ("mine", "more"):
+        told(main(*places, f"experiment=deep/{chosen}"), 1, "seed: 'many' is out of range")
+    told(main(*places, "experiment=deep/none"), 1, "experiment: 'deep/none' is no option; one of asiaccs2018/fresh, ")
+
+
+def test_help_shows_what_can_be_chosen(main: Command) -> None:
+    out = main("--help").out
+    assert "experiment: asiaccs2018/fresh, asiaccs2018/marks, " in out
+    assert "watermark: content, noise, none, unrelated\n" in out
+    assert "recipe: cifar10, cifar10_long, " in out
+    assert "\nrecipe/part" not in out
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("experiment=asiaccs2018/p", "experiment=asiaccs2018/paper"),
+        ("exp", "experiment="),
+        ("watermark=", "watermark=content watermark=noise watermark=none watermark=unrelated"),
+        ("hydra/launcher=j", "hydra/launcher=joblib"),
+    ],
+)
+def test_completion(train: Command, tmp_path: Path, line: str, offered: str) -> None:
+    done = train("-sc", "query=bash", runs=tmp_path, cwd=tmp_path, COMP_LINE=f"train.py {line}")
+    assert done.out.strip() == offered, str(done)
+
+
+def test_sweep_over_all_options(main: Command, small: list[str], runs: Path) -> None:
+    done = main("-m", *small, "watermark=glob([n*,b*])")
+    assert done.code == 0, str(done)
+    (plan,) = runs.glob("multirun/*/jobs/plan.json")
+    jobs = json.loads(plan.read_text())["jobs"]
+    assert [job[-1] for job in jobs] == ["watermark=noise", "watermark=none"]
+
+
+# -- the home --------------------------------------------------------------------------------------------------------
+
+
+def test_paths_at_home(main: Command, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Typed with and without quotes, in the environment and in files: shells resolve none of these."""
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WML_RUNS_DIR", "~/runs")
+    where = ["key=~/owner.key", 'callbacks.gallery.path="~/sheet.png"', "logger.csv.save_dir=~/logs"]
+    assert main(*small, *where).code == 0
+    assert main("-m", *small, "force=true").code == 0
+    assert {path.name for path in (tmp_path / "home").iterdir()} >= {"runs", "owner.key", "sheet.png", "logs"}
+    assert list((tmp_path / "home" / "runs").glob("multirun/*/jobs/plan.json"))
+    assert not list(tmp_path.glob("**/~"))
+
+
+@pytest.mark.parametrize(
+    ("key", "typed"),
+    [
+        ("data_dir", "dataset=mnist ++dataset.source.download=false data_dir=~/data"),
+        ("dataset.root", "dataset=image_folder dataset.root='~/pictures'"),
+        ("watermark.logo", "watermark=content watermark.logo=~/logo.png"),
+        ("attacker.root", "attack=prune attacker.data=image_folder attacker.root=~/pictures"),
+        ("victim", "victim=~/run attack=prune"),
+        ("start", "start=~/run"),
+    ],
+)
+def test_paths_that_are_not_at_home(main: Command, tmp_path: Path, key: str, typed: str) -> None:
+    done = main(*typed.split())
+    assert done.code == 1, str(done)
+    assert done.errors[0].startswith(f"error: {key}: "), str(done)
+    assert str(tmp_path) in done.errors[0], "the home"
+
+
+def test_the_home_of_nobody(main: Command) -> None:
+    told(main('runs_dir="~nobody_at_all/runs"', "dataset=procedural"), 1, "runs_dir: '~nobody_at_all/runs' cannot be ")
