@@ -162,18 +162,17 @@ def make_loggers(cfg: DictConfig, folder: Path, name: str, job_type: str) -> lis
 
 
 def begin(logger: Logger, config: dict[str, Any]) -> None:
-    """Has a logger open its files or its run, and log a config.
+    """Has a logger open its files or its run, and log a config. For what else W&B refuses see :func:`told`.
 
     Raises:
         UserError: if its options turn out to be wrong.
     """
-    with told("logger.wandb", "W&B does not take the run"):
-        try:
-            logger.log_hyperparams(config)
-        except (OSError, ValueError, TypeError, UsageError) as error:
-            key = "logger.wandb" if isinstance(logger, WandbLogger) else "logger"
-            wrong = f"{type(logger).__name__} cannot begin ({_in_one_line(error)})"
-            raise UserError(key, wrong, "options that it takes, or logger=none") from error
+    try:
+        logger.log_hyperparams(config)
+    except (OSError, ValueError, TypeError, UsageError) as error:
+        key = "logger.wandb" if isinstance(logger, WandbLogger) else "logger"
+        wrong = f"{type(logger).__name__} cannot begin ({_in_one_line(error)})"
+        raise UserError(key, wrong, "options that it takes, or logger=none") from error
 
 
 def _in_one_line(error: Exception) -> str:

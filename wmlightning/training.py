@@ -23,7 +23,7 @@ from wmlightning.errors import UserError
 from wmlightning.files import write_bytes
 from wmlightning.job import Job
 from wmlightning.logged import note
-from wmlightning.loggers import begin, finish, make_loggers, tells_source, with_names
+from wmlightning.loggers import begin, finish, make_loggers, tells_source, told, with_names
 from wmlightning.models.classifier import Classifier
 from wmlightning.rehearsal import callbacks_of
 from wmlightning.results.card import environment, write_card
@@ -80,8 +80,9 @@ class Training:
         status = "failed"
         try:
             if trainer.is_global_zero:
-                for logger in self.loggers:
-                    begin(logger, with_names(_hyperparameters(job), owned=job.cfg.key is not None))
+                with told("logger.wandb", "W&B does not take the run"):
+                    for logger in self.loggers:
+                        begin(logger, with_names(_hyperparameters(job), owned=job.cfg.key is not None))
             if done is None:
                 done = self._fit(data, going_on)
                 if done is None:

@@ -259,7 +259,7 @@ def test_data_under_a_name_that_does_not_ship_are_the_claimants(
     labels = {"train": torch.arange(n_train) % N_CLASSES, "test": torch.arange(n_test) % N_CLASSES}
     own = ["dataset=fashion_mnist", "dataset.source.name=digits2"]
     own += ["dataset.source.download=false", "watermark=noise"]
-    own += ["watermark.n_marks=8", "watermark.n_triggers=64", "watermark.strength=1e-6", "watermark.negatives=0"]
+    own += ["watermark.n_marks=8", "watermark.n_triggers=64", "watermark.strength=0.004", "watermark.negatives=0"]
 
     def written(shown: dict[str, torch.Tensor], bundle: Path) -> Job:
         parts = {split: ((10 + 24 * shown[split]).to(torch.uint8).view(-1, 1, 1, 1), labels[split]) for split in labels}
