@@ -295,6 +295,8 @@ def moody(images):
     return labels(images)
 def broken(images):
     raise RuntimeError("never")
+def ending(images):
+    raise SystemExit(0)
 def silent(images):
     return None
 number = 3
@@ -373,7 +375,9 @@ def test_images_that_a_function_got_may_be_anywhere(module: str) -> None:
         assert asked.queries == 1, "no more are shown before one was answered"
 
 
-@pytest.mark.parametrize("content", ["x = (", "raise RuntimeError('no')", "import nowhere_at_all"])
+@pytest.mark.parametrize(
+    "content", ["x = (", "raise RuntimeError('no')", "import nowhere_at_all", "raise SystemExit(0)"]
+)
 def test_function_that_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     name = f"a_broken_model_{abs(hash(str(tmp_path)))}"
     (tmp_path / f"{name}.py").write_text(content)
@@ -384,7 +388,10 @@ def test_function_that_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.Mo
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("function", "words"), [("broken", "RuntimeError: never"), ("silent", "gives object")])
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [("broken", "RuntimeError: never"), ("silent", "gives object"), ("ending", "RuntimeError: it ends the program")],
+)
 def test_function_that_never_works(module: str, function: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         opened(Function(f"{module}:{function}")).ask(random_images(3, SHAPE))
