@@ -182,7 +182,8 @@ def test_no_more_is_planned_than_the_budget_lets_out(
 
 def test_a_smaller_budget_does_not_shorten_what_was_begun(ask: Callable[..., list[Verdict]], place: Path) -> None:
     innocent = {"suspect": lambda images: [3] * len(images)}
-    ask("random", innocent, "queries=10")
+    (short,) = ask("random", innocent, "queries=10")
+    assert (short.triggers, short.stopped) == (10, "nothing more that was planned could have decided")
     (longer,) = ask("random", innocent, "queries=40", "budget=5")
     assert (longer.decision, longer.triggers) == ("not shown", 10)
 
