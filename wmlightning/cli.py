@@ -86,6 +86,10 @@ def _verify(cfg: DictConfig) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(_MISTAKE)
+    except SystemExit as end:  # of code that is not ours, which may choose the code of a verdict
+        wrong = f"code that it runs ended the program (exit code {end.code or 0})"
+        print(f"error: {UserError('verify', wrong, 'code that returns')}", file=sys.stderr)
+        sys.exit(_MISTAKE)
     for verdict in verdicts:
         print(f"\n{verdict.text()}")
     raise _Decided(exit_code(verdicts))

@@ -79,6 +79,7 @@ def test_commit_and_check(owner: Path, capsys: pytest.CaptureFixture[str]) -> No
             for name in ("of", "sha256", "made")
         ],
         (json.dumps({**WHOLE, "made": "long ago"}), "is no commitment: its made is odd"),
+        (json.dumps({**WHOLE, "made": "0001-01-01T00:00:00+05:00"}), "is no commitment: its made is odd"),
         (json.dumps({**WHOLE, "sha256": "0g" * 32}), "is no commitment: its sha256 is odd"),
         (json.dumps({**WHOLE, "schema": 0}), "has schema 0"),
         ('{"kind": ' + "[" * 10**5, "is no commitment"),

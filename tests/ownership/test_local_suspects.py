@@ -20,7 +20,7 @@ from wmlightning.config import make
 from wmlightning.errors import UserError
 from wmlightning.models.networks import Normalized
 from wmlightning.ownership.recorded import Recorded
-from wmlightning.ownership.suspects.base import Suspect
+from wmlightning.ownership.suspects.base import Suspect, Unreachable
 from wmlightning.ownership.suspects.function import Function
 from wmlightning.ownership.suspects.http import Http
 from wmlightning.ownership.suspects.network import Network
@@ -295,6 +295,14 @@ def moody(images):
     return labels(images)
 def broken(images):
     raise RuntimeError("never")
+def ending(images):
+    raise SystemExit(0)
+def mortal(images):
+    global n_calls
+    n_calls += 1
+    if n_calls > 1 and n_calls % 7 != 2:
+        raise ConnectionError("nobody there")
+    return labels(images)
 def silent(images):
     return None
 number = 3
@@ -338,6 +346,14 @@ def test_function_that_fails_later(module: str) -> None:
     assert [answers[i].label for i in (0, 7, 8, 9)] == [(images[i, 0, 0, 0] % 5).item() for i in (0, 7, 8, 9)]
 
 
+def test_function_that_dies_is_shown_no_more(module: str) -> None:
+    """And not all that there is, one after the other; those that fail now and then are asked on."""
+    with Recorded(Function(f"{module}:mortal", 2), shape=SHAPE, n_classes=K) as asked:
+        with pytest.raises(Unreachable, match=r"mortal: failed 5 times in a row \(ConnectionError: nobody there\)"):
+            asked.ask(random_images(99, SHAPE))
+        assert asked.queries == 1 + 2 + 5 * 2
+
+
 @pytest.mark.parametrize(
     ("function", "words"),
     [
@@ -373,7 +389,9 @@ def test_images_that_a_function_got_may_be_anywhere(module: str) -> None:
         assert asked.queries == 1, "no more are shown before one was answered"
 
 
-@pytest.mark.parametrize("content", ["x = (", "raise RuntimeError('no')", "import nowhere_at_all"])
+@pytest.mark.parametrize(
+    "content", ["x = (", "raise RuntimeError('no')", "import nowhere_at_all", "raise SystemExit(0)"]
+)
 def test_function_that_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     name = f"a_broken_model_{abs(hash(str(tmp_path)))}"
     (tmp_path / f"{name}.py").write_text(content)
@@ -384,7 +402,10 @@ def test_function_that_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.Mo
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("function", "words"), [("broken", "RuntimeError: never"), ("silent", "gives object")])
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [("broken", "RuntimeError: never"), ("silent", "gives object"), ("ending", "RuntimeError: it ends the program")],
+)
 def test_function_that_never_works(module: str, function: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         opened(Function(f"{module}:{function}")).ask(random_images(3, SHAPE))

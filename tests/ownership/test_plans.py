@@ -182,7 +182,8 @@ def test_no_more_is_planned_than_the_budget_lets_out(
 
 def test_a_smaller_budget_does_not_shorten_what_was_begun(ask: Callable[..., list[Verdict]], place: Path) -> None:
     innocent = {"suspect": lambda images: [3] * len(images)}
-    ask("random", innocent, "queries=10")
+    (short,) = ask("random", innocent, "queries=10")
+    assert (short.triggers, short.stopped) == (10, "nothing more that was planned could have decided")
     (longer,) = ask("random", innocent, "queries=40", "budget=5")
     assert (longer.decision, longer.triggers) == ("not shown", 10)
 
@@ -828,7 +829,15 @@ def test_a_stamp_that_is_younger_than_the_suspect_is_refused(ask: Callable[..., 
     assert "when the key is proven to have existed (it is known of since 2999-01-01)" in verdict.reason
 
 
-@pytest.mark.parametrize(("value", "told"), [("soon", "is no date"), ("2024", "something else|is no date")])
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("soon", "is no date"),
+        ("2024", "something else|is no date"),
+        ("'9999-12-31T23:00:00-05:00'", "is no date"),
+        ("'0001-01-01T00:00:00+05:00'", "is no date"),
+    ],
+)
 def test_dates_that_are_none(ask: Callable[..., list[Verdict]], place: Path, value: str, told: str) -> None:
     write_commitment(read_key(place / "marks.key"), place / "published.json")
     with pytest.raises(UserError, match=rf"^suspect_since: .*({told})"):

@@ -47,7 +47,10 @@ def test_help_is_no_mistake(verify: Callable[..., Any]) -> None:
     assert verify("--help").code == 0
 
 
-@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (RuntimeError("odd"), 3), (SystemExit(1), 3)])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(KeyboardInterrupt(), 130), (RuntimeError("odd"), 3), (SystemExit(1), 3), (SystemExit(0), 3), (SystemExit(), 3)],
+)
 def test_whatever_ends_it(
     verify: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
 ) -> None:
@@ -58,6 +61,7 @@ def test_whatever_ends_it(
     done = verify("key=owner.key", "suspect.path=x")
     assert done.code == code, str(done)
     assert ("interrupted; the same command goes on" in done.err) == (code == 130)
+    assert done.err.startswith("error: verify: ") == isinstance(error, SystemExit)
 
 
 def test_verdicts_keep_their_codes(verify: Callable[..., Any], tmp_path: Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from wmlightning.errors import UserError
-from wmlightning.ownership.commitment import read_commitment, time_of
+from wmlightning.ownership.commitment import in_utc, read_commitment, time_of
 from wmlightning.ownership.key import Key
 from wmlightning.ownership.timestamp import Stamp, verified_time
 
@@ -23,7 +23,7 @@ class Age:
     Attributes:
         made: when the commitment was made, by its owner's word.
         stamp: what an authority vouches for.
-        since: when the suspect is known to have existed.
+        since: when the suspect is known to have existed. All times are in UTC.
     """
 
     made: datetime | None = None
@@ -79,19 +79,17 @@ def _check_order(age: Age, since: datetime) -> None:
 
 
 def _since(given: str | None) -> datetime | None:
-    """A date stands for its first moment, and a time without a zone is one in UTC."""
     if given is None:
         return None
     try:
-        time = datetime.fromisoformat(given)
+        return in_utc(given)
     except ValueError as error:
         raise UserError("suspect_since", f"{given!r} is no date", "such as 2025-12-31") from error
-    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
 
 
 def _exact(time: datetime) -> str:
-    return time.astimezone(timezone.utc).isoformat(timespec="seconds")
+    return time.isoformat(timespec="seconds")
 
 
 def _day(time: datetime) -> str:
-    return f"{time.astimezone(timezone.utc):%Y-%m-%d}"
+    return time.date().isoformat()

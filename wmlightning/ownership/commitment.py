@@ -56,9 +56,21 @@ def read_commitment(path: Path, key: Key) -> dict[str, Any]:
 
 
 def time_of(commitment: dict[str, Any]) -> datetime:
-    """When a commitment was made, by its owner's word: with a time zone, UTC if none is named."""
-    made = datetime.fromisoformat(commitment["made"])
-    return made if made.tzinfo else made.replace(tzinfo=timezone.utc)
+    """When a commitment was made, by its owner's word: in UTC."""
+    return in_utc(commitment["made"])
+
+
+def in_utc(given: str) -> datetime:
+    """A date stands for its first moment, and a time without a zone is one in UTC.
+
+    Raises:
+        ValueError: if it is no time, or none that UTC has.
+    """
+    time = datetime.fromisoformat(given)
+    try:
+        return time.astimezone(timezone.utc) if time.tzinfo else time.replace(tzinfo=timezone.utc)
+    except OverflowError as error:  # before year 1, or after 9999
+        raise ValueError(given) from error
 
 
 def load_commitment(path: Path) -> dict[str, Any]:

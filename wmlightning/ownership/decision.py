@@ -119,7 +119,7 @@ def _stopped(claim: Claim, found: Finding) -> str:
         return "all that was planned"
     assert found.share is not None, "something was asked"
     reached = found.result.p_value <= found.share.question.terms.alpha
-    return "the level was reached" if reached else "no further query could have decided"
+    return "the level was reached" if reached else "nothing more that was planned could have decided"
 
 
 def _earlier(found: Finding) -> list[str]:

@@ -20,6 +20,7 @@ from wmlightning.ownership.suspects.base import (
     WRONG_COUNT,
     Answer,
     Suspect,
+    Unreachable,
     missing,
     reading,
     size,
@@ -27,12 +28,15 @@ from wmlightning.ownership.suspects.base import (
 )
 from wmlightning.ownership.suspects.reading import of_array
 
+_PATIENCE = 5  # as with a service
+
 
 class LocalSuspect(Suspect):
     """A model in this process. A leaf writes :meth:`compute`, and ``connect`` to load what it needs."""
 
     local = True
     _worked = False
+    _failures = 0
 
     @abstractmethod
     def compute(self, images: Tensor) -> Any:
@@ -43,16 +47,21 @@ class LocalSuspect(Suspect):
 
         Raises:
             UserError: if the very first images cannot be computed: the model wants others. Later ones have no answer.
+            Unreachable: if it fails again and again: what it asks in its turn is gone, or this machine's memory.
         """
         n, found = len(images), None
         try:
             found = _plain(self.compute(images))
         except Exception as error:  # others wrote the model: it may raise anything
+            reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:150]}"
             if not self._worked:
-                reason = (str(error).strip().splitlines() or [""])[0][:150]
-                wrong = f"{self.name} does not take {size(self.shape)} images ({type(error).__name__}: {reason})"
+                wrong = f"{self.name} does not take {size(self.shape)} images ({reason})"
                 raise UserError("suspect", wrong, "a classifier of such images; see suspect.pixels") from error
+            self._failures += 1
+            if self._failures >= _PATIENCE:
+                raise Unreachable(f"{self.name}: failed {self._failures} times in a row ({reason})") from error
             return missing(FAILED, n)
+        self._failures = 0
         answers = of_array(found, n, self.n_classes)
         if not self._worked:
             self._check(answers, found)
