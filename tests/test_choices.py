@@ -103,6 +103,19 @@ def test_choices_of_the_users_own(main: Command, tmp_path: Path, runs: Path) -> 
     told(main(*places, "experiment=deep/none"), 1, "experiment: 'deep/none' is no option; one of asiaccs2018/fresh, ")
 
 
+def test_what_editors_leave_beside_choices_is_none(main: Command, tmp_path: Path) -> None:
+    (models := tmp_path / "model").mkdir()
+    (models / "mine.yaml").write_text("defaults: [small_cnn]\n")
+    (models / ".#mine.yaml").symlink_to("me@here.123")  # Emacs'
+    (models / "._mine.yaml").write_bytes(b"\xff")  # of a Mac
+    (models / ".ipynb_checkpoints").mkdir()
+    (models / ".ipynb_checkpoints" / "mine-checkpoint.yaml").write_text("")
+    (models / "folder.yaml").mkdir()
+    offered = "one of mine, mobilenet_v3, resnet18, resnet9, small_cnn, vgg_cnn, or leave it out"
+    told(main("--config-dir=.", "model=none"), 1, f"model: 'none' is no option; {offered}")
+    told(main("--config-dir=.", "model=mine", "seed=many"), 1, "seed: 'many' is out of range")
+
+
 def test_help_shows_what_can_be_chosen(main: Command) -> None:
     out = main("--help").out
     assert "experiment: asiaccs2018/fresh, asiaccs2018/marks, " in out

@@ -37,8 +37,9 @@ class FileConfigSource(file_config_source.FileConfigSource):
         if results_filter == ObjectType.GROUP:
             return []
         folder = Path(self.path, config_path)
-        files = [path for path in sorted(folder.rglob("*.yaml")) if not _is_part(path)]
-        return [path.relative_to(folder).with_suffix("").as_posix() for path in files]
+        found = {path.relative_to(folder): path for path in sorted(folder.rglob("*.yaml")) if path.is_file()}
+        shown = {name: path for name, path in found.items() if not any(part.startswith(".") for part in name.parts)}
+        return [name.with_suffix("").as_posix() for name, path in shown.items() if not _is_part(path)]
 
 
 def _is_part(path: Path) -> bool:
