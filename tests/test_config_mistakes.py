@@ -83,8 +83,14 @@ class Mine(L.Callback):
         raise RuntimeError("a bug")
 """
 
-#: Augmentations of a user's own.
+#: Augmentations, optimizers and networks of a user's own.
 TURNED = """
+import threading
+
+from torch import nn
+from wmlightning.models.networks import SmallCNN
+
+
 class Alone:
     def __call__(self, images):
         return images
@@ -108,6 +114,17 @@ class Odd:
 class Fine:
     def __call__(self, images, keep, draw):
         return images.flip(3).where(~keep[:, None, None, None], images)
+
+
+class Lazy(nn.Sequential):
+    def __init__(self, channels, size, n_classes, width, hidden):
+        super().__init__(nn.LazyConv2d(width, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(n_classes))
+
+
+class Locked(SmallCNN):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.lock = threading.Lock()
 """
 
 
@@ -134,12 +151,20 @@ def test_mistake_is_told_in_one_line(
         f"{STOP}.EarlyStopping +callbacks.stop.monitor=nonsense +callbacks.stop.strict=false",
         f"{STOP}.LearningRateMonitor",
         "recipe.augment._target_=turned.Fine ~recipe.augment.shift",
+        "model._target_=turned.Lazy",
     ],
 )
 def test_what_is_no_mistake(main: Callable[..., Outcome], small: list[str], tmp_path: Path, typed: str) -> None:
     (tmp_path / "turned.py").write_text(TURNED)
     done = main(*small, *typed.split())
     assert done.code == 0, str(done)
+
+
+def test_a_network_that_cannot_be_copied(main: Callable[..., Outcome], small: list[str], tmp_path: Path) -> None:
+    (tmp_path / "turned.py").write_text(TURNED)
+    done = main(*small, "model._target_=turned.Locked")
+    assert (done.code, len(done.errors)) == (1, 1), str(done)
+    assert done.errors[0].startswith("error: model: locked cannot be copied (cannot pickle"), str(done)
 
 
 def test_what_shows_only_in_the_training(main: Callable[..., Outcome], small: list[str], runs: Path) -> None:

@@ -21,7 +21,7 @@ from wmlightning.data.batches import Loading
 from wmlightning.data.datamodule import Augment, Batching, WatermarkData
 from wmlightning.data.source import Source
 from wmlightning.data.splits import Roles
-from wmlightning.errors import UserError
+from wmlightning.errors import UserError, reason_of
 from wmlightning.files import check_writable
 from wmlightning.identity import identity_of
 from wmlightning.models.classifier import Optimisation
@@ -266,27 +266,38 @@ def network_of(cfg: DictConfig, source: Source, seed: int) -> nn.Module:
         if not isinstance(inner, nn.Module):
             raise UserError("model._target_", f"{cfg.model._target_} makes no torch module", "a network class")
         net = Normalized(inner, mean, std)
+        if any(torch.nn.parameter.is_lazy(tensor) for tensor in net.state_dict().values()):
+            _answer(net.eval(), cfg, source)  # makes the weights of lazy layers, which cannot be copied before
         _check_logits(net, cfg, source)
     return net.train()
 
 
 def _check_logits(net: nn.Module, cfg: DictConfig, source: Source) -> None:
     """Tries two images in evaluation and in training, on copies: what a network remembers of images is left alone."""
-    c, h, w = source.shape
     wanted = (2, len(source.classes))
     for training in (False, True):
         try:
-            with torch.no_grad():
-                logits = copy.deepcopy(net).train(training)(torch.zeros(2, c, h, w))
+            trial = copy.deepcopy(net).train(training)
         except Exception as error:  # a network of the user's may raise anything
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            wrong = f"{_last(cfg.model)} does not take {c}x{h}x{w} images ({reason})"
-            raise UserError("model", wrong, "another network, or another image size") from error
+            wrong = f"{_last(cfg.model)} cannot be copied ({reason_of(error)})"
+            raise UserError("model", wrong, "a network that copy.deepcopy takes, as attacks on it need") from error
+        logits = _answer(trial, cfg, source)
         if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != wanted:
             found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             when = "training" if training else "evaluation"
             wrong = f"{_last(cfg.model)} gives {found} for two images in {when}"
             raise UserError("model", wrong, f"(n, {wanted[1]}) logits and nothing else")
+
+
+def _answer(net: nn.Module, cfg: DictConfig, source: Source) -> Any:
+    """What a network makes of two images."""
+    c, h, w = source.shape
+    try:
+        with torch.no_grad():
+            return net(torch.zeros(2, c, h, w))
+    except Exception as error:  # as above
+        wrong = f"{_last(cfg.model)} does not take {c}x{h}x{w} images ({reason_of(error)})"
+        raise UserError("model", wrong, "another network, or another image size") from error
 
 
 def _optimisation(cfg: DictConfig) -> Optimisation:
@@ -311,7 +322,7 @@ def _built(key: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, LookupError) as error:
-        raise UserError(key, (str(error).splitlines() or [type(error).__name__])[0], "see its documentation") from error
+        raise UserError(key, reason_of(error), "see its documentation") from error
 
 
 def _check_numbers(cfg: DictConfig) -> None:
