@@ -87,6 +87,7 @@ class Mine(L.Callback):
 TURNED = """
 import threading
 
+import torch
 from torch import nn
 from wmlightning.models.networks import SmallCNN
 
@@ -116,9 +117,20 @@ class Fine:
         return images.flip(3).where(~keep[:, None, None, None], images)
 
 
+class Matrices(torch.optim.SGD):
+    def __init__(self, groups, **options):
+        super().__init__(groups, **options)
+        assert all(weight.ndim > 1 for group in self.param_groups for weight in group["params"])
+
+
 class Lazy(nn.Sequential):
     def __init__(self, channels, size, n_classes, width, hidden):
         super().__init__(nn.LazyConv2d(width, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(n_classes))
+
+
+class Bare(nn.Sequential):
+    def __init__(self, channels, size, n_classes, width, hidden):
+        super().__init__(nn.Flatten(), nn.Linear(channels * size * size, n_classes, bias=False))
 
 
 class Locked(SmallCNN):
@@ -151,6 +163,8 @@ def test_mistake_is_told_in_one_line(
         f"{STOP}.EarlyStopping +callbacks.stop.monitor=nonsense +callbacks.stop.strict=false",
         f"{STOP}.LearningRateMonitor",
         "recipe.augment._target_=turned.Fine ~recipe.augment.shift",
+        "recipe.optimizer._target_=turned.Matrices recipe.schedule=null model._target_=turned.Bare",
+        "recipe.schedule.max_lr=[0.001,0.002]",  # one for each group of weights
         "model._target_=turned.Lazy",
     ],
 )

@@ -242,8 +242,7 @@ def draft(cfg: DictConfig, writes: bool = True, secret: Secret | None = None, st
         wrong = f"{in_each} marked images in batches of {cfg.recipe.batch_size}"
         raise UserError("watermark.per_batch", wrong, "fewer, so that clean ones have room")
     net = network_of(cfg, plan.source, seed)
-    with _built("recipe.optimizer"):  # may refuse the groups of these weights
-        optimisation.optimizer(optimisation.groups_of(net))
+    _check_optimisation(optimisation, net)
     if writes:
         check_writable(Path(cfg.runs_dir), "runs_dir", _bytes_needed(net))
     return Draft(cfg, seed, plan, secret, start, net, optimisation, augment, precision, device)
@@ -305,15 +304,18 @@ def _optimisation(cfg: DictConfig) -> Optimisation:
     optimizer = make(recipe.optimizer, "recipe.optimizer")
     schedule = make(recipe.schedule, "recipe.schedule") if recipe.schedule else None
     smoothing = setting(recipe.label_smoothing, "recipe.label_smoothing", float, 0, 0.99)
-    optimisation = Optimisation(optimizer, schedule, smoothing, recipe.decay_all)
+    return Optimisation(optimizer, schedule, smoothing, recipe.decay_all)
+
+
+def _check_optimisation(optimisation: Optimisation, net: nn.Module) -> None:
+    """Builds optimizer and schedule for the groups of these weights, which either may refuse."""
     with _built("recipe.optimizer"):
-        built = optimizer([torch.nn.Parameter(torch.zeros(1))])
+        built = optimisation.optimizer(optimisation.groups_of(net))
     with _built("recipe.schedule"):
         rates = optimisation.schedule_of(built, total_steps=100)
     if isinstance(rates, torch.optim.lr_scheduler.ReduceLROnPlateau):
         wrong = "ReduceLROnPlateau waits for a metric, and there is none of a step"
         raise UserError("recipe.schedule", wrong, "a schedule that goes by steps")
-    return optimisation
 
 
 @contextmanager
