@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from wmlightning.config import CONF
 from wmlightning.errors import UserError
 
 Command = Callable[..., Any]
@@ -36,6 +38,8 @@ TRAIN = [
     ("hydra: null is no option; one of", "hydra=null"),
     ("paths: null is no option; one of default", "paths=null"),
     ("attack: null is no option; one of", "attack=null"),
+    ("hydra.searchpath: hydra.searchpath must be a list of strings. Got: 3; ", "hydra.searchpath=3 seed=1"),
+    ("--config-dir: ", "--config-dir=nowhere model=mine"),
     ("judge: it is no setting", "judge"),
     ("seed=[1: it is no setting", "seed=[1"),
     ("trainer._target_: None is no Trainer; lightning.pytorch.Trainer", "~trainer"),
@@ -101,6 +105,31 @@ def test_choices_of_the_users_own(main: Command, tmp_path: Path, runs: Path) -> 
     for chosen in ("mine", "more"):
         told(main(*places, f"experiment=deep/{chosen}"), 1, "seed: 'many' is out of range")
     told(main(*places, "experiment=deep/none"), 1, "experiment: 'deep/none' is no option; one of asiaccs2018/fresh, ")
+
+
+@pytest.mark.parametrize("place", ["--config-path={}/whole", "--config-name=mine"])
+def test_choices_of_another_main_config(main: Command, tmp_path: Path, place: str) -> None:
+    """One that stands in for ours, or names further folders."""
+    models = tmp_path / "whole" / "model"
+    shutil.copytree(CONF, tmp_path / "whole")
+    (models / "mine.yaml").write_text("defaults: [small_cnn]\n")
+    (tmp_path / "mine.yaml").write_text(f"defaults: [train]\nhydra: {{searchpath: ['file://{tmp_path}/whole']}}\n")
+    told(main("--config-dir=.", place.format(tmp_path), "model=mine", "seed=many"), 1, "seed: 'many' is out of range")
+    models.joinpath("mine.yaml").unlink()
+    told(main("--config-dir=.", place.format(tmp_path), "model=mine", "seed=many"), 1, "model: 'mine' is no option; ")
+
+
+def test_what_editors_leave_beside_choices_is_none(main: Command, tmp_path: Path) -> None:
+    (models := tmp_path / "model").mkdir()
+    (models / "mine.yaml").write_text("defaults: [small_cnn]\n")
+    (models / ".#mine.yaml").symlink_to("me@here.123")  # Emacs'
+    (models / "._mine.yaml").write_bytes(b"\xff")  # of a Mac
+    (models / ".ipynb_checkpoints").mkdir()
+    (models / ".ipynb_checkpoints" / "mine-checkpoint.yaml").write_text("")
+    (models / "folder.yaml").mkdir()
+    offered = "one of mine, mobilenet_v3, resnet18, resnet9, small_cnn, vgg_cnn, or leave it out"
+    told(main("--config-dir=.", "model=none"), 1, f"model: 'none' is no option; {offered}")
+    told(main("--config-dir=.", "model=mine", "seed=many"), 1, "seed: 'many' is out of range")
 
 
 def test_help_shows_what_can_be_chosen(main: Command) -> None:

@@ -20,6 +20,7 @@ SHORT = "~recipe.schedule.max_lr ~recipe.schedule.pct_start ~recipe.schedule.cyc
 PLATEAU = "recipe.schedule._target_=torch.optim.lr_scheduler.ReduceLROnPlateau"
 FUSED = "+recipe.optimizer.fused=true"
 STOP = "+callbacks.stop._target_=lightning.pytorch.callbacks"
+LBFGS = "recipe.optimizer._target_=torch.optim.LBFGS recipe.schedule=null recipe.decay_all=true"
 TURNS = ("Alone", "Wider", "Floats", "Odd")
 #: By their key. What is said here, a config file may say.
 MISTAKES = [
@@ -71,6 +72,8 @@ MISTAKES = [
     ("callbacks.stop.monitor", f"{STOP}.ModelCheckpoint +callbacks.stop.monitor=nonsense"),
     ("callbacks.stop", f"{STOP}.LearningRateMonitor logger=none"),
     ("callbacks.stop", f"{STOP}.DeviceStatsMonitor logger=none"),
+    ("recipe.optimizer", LBFGS),  # takes weights in one memory format only
+    ("recipe.optimizer", "recipe.optimizer._target_=turned.Free recipe.schedule=null"),  # nobody sets it to work
     *(("recipe.augment", f"recipe.augment._target_=turned.{name} ~recipe.augment.shift") for name in TURNS),
 ]
 
@@ -83,8 +86,16 @@ class Mine(L.Callback):
         raise RuntimeError("a bug")
 """
 
-#: Augmentations of a user's own.
+#: Augmentations, optimizers and networks of a user's own.
 TURNED = """
+import threading
+
+import lightning as L
+import torch
+from torch import nn
+from wmlightning.models.networks import SmallCNN
+
+
 class Alone:
     def __call__(self, images):
         return images
@@ -108,6 +119,64 @@ class Odd:
 class Fine:
     def __call__(self, images, keep, draw):
         return images.flip(3).where(~keep[:, None, None, None], images)
+
+
+class Twice(torch.optim.SGD):
+    def step(self, closure):
+        loss = closure()
+        self.zero_grad()
+        closure()
+        if not sum(weight.grad.abs().sum() for group in self.param_groups for weight in group["params"]):
+            raise RuntimeError("no gradient")
+        super().step()
+        return loss
+
+
+class Free(torch.optim.SGD):
+    at_work = False
+
+    def train(self):
+        self.at_work = True
+
+    def step(self, closure):
+        assert self.at_work
+        return super().step(closure)
+
+
+class Setter(L.Callback):
+    def on_train_start(self, trainer, pl_module):
+        trainer.optimizers[0].train()
+
+
+class Matrices(torch.optim.SGD):
+    def __init__(self, groups, **options):
+        super().__init__(groups, **options)
+        assert all(weight.ndim > 1 for group in self.param_groups for weight in group["params"])
+
+
+class Lazy(nn.Sequential):
+    def __init__(self, channels, size, n_classes, width, hidden):
+        super().__init__(nn.LazyConv2d(width, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(n_classes))
+
+
+class Bare(nn.Sequential):
+    def __init__(self, channels, size, n_classes, width, hidden):
+        super().__init__(nn.Flatten(), nn.Linear(channels * size * size, n_classes, bias=False))
+
+
+class Scripted(SmallCNN):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.more = torch.jit.script(nn.Linear(10, 10))
+
+    def forward(self, images):
+        return self.more(super().forward(images))
+
+
+class Locked(SmallCNN):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.lock = threading.Lock()
 """
 
 
@@ -134,12 +203,26 @@ def test_mistake_is_told_in_one_line(
         f"{STOP}.EarlyStopping +callbacks.stop.monitor=nonsense +callbacks.stop.strict=false",
         f"{STOP}.LearningRateMonitor",
         "recipe.augment._target_=turned.Fine ~recipe.augment.shift",
+        f"{LBFGS} recipe.channels_last=false",
+        "recipe.optimizer._target_=turned.Twice recipe.schedule=null",
+        "recipe.optimizer._target_=turned.Free recipe.schedule=null +callbacks.mine._target_=turned.Setter",
+        "recipe.optimizer._target_=turned.Matrices recipe.schedule=null model._target_=turned.Bare",
+        "recipe.schedule.max_lr=[0.001,0.002]",  # one for each group of weights
+        "model._target_=turned.Lazy",
+        "model._target_=turned.Scripted",
     ],
 )
 def test_what_is_no_mistake(main: Callable[..., Outcome], small: list[str], tmp_path: Path, typed: str) -> None:
     (tmp_path / "turned.py").write_text(TURNED)
     done = main(*small, *typed.split())
     assert done.code == 0, str(done)
+
+
+def test_a_network_that_cannot_be_copied(main: Callable[..., Outcome], small: list[str], tmp_path: Path) -> None:
+    (tmp_path / "turned.py").write_text(TURNED)
+    done = main(*small, "model._target_=turned.Locked")
+    assert (done.code, len(done.errors)) == (1, 1), str(done)
+    assert done.errors[0].startswith("error: model: locked cannot be copied (cannot pickle"), str(done)
 
 
 def test_what_shows_only_in_the_training(main: Callable[..., Outcome], small: list[str], runs: Path) -> None:

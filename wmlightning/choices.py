@@ -15,7 +15,7 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
-from hydra.errors import OverrideParseException
+from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from wmlightning.config import CONF, plain
@@ -37,8 +37,9 @@ class FileConfigSource(file_config_source.FileConfigSource):
         if results_filter == ObjectType.GROUP:
             return []
         folder = Path(self.path, config_path)
-        files = [path for path in sorted(folder.rglob("*.yaml")) if not _is_part(path)]
-        return [path.relative_to(folder).with_suffix("").as_posix() for path in files]
+        found = {path.relative_to(folder): path for path in sorted(folder.rglob("*.yaml")) if path.is_file()}
+        shown = {name: path for name, path in found.items() if not any(part.startswith(".") for part in name.parts)}
+        return [name.with_suffix("").as_posix() for name, path in shown.items() if not _is_part(path)]
 
 
 def _is_part(path: Path) -> bool:
@@ -60,14 +61,17 @@ def check_typed(config_name: str) -> None:
         config_name: of the command's config.
 
     Raises:
-        UserError: for what is no override, or chooses what a group does not offer.
+        UserError: for what is no override, or chooses what a group does not offer; for a folder that is none.
     """
     sys.argv[1:] = [_AT_HOME.sub(lambda found: f"{found[1]}{named('~')}", argument) for argument in sys.argv[1:]]
     arguments = get_args_parser().parse_args()
-    places = create_config_search_path(str(CONF))
+    config_name = arguments.config_name or config_name
+    places = create_config_search_path(str(CONF / (arguments.config_path or "")))
     if arguments.config_dir is not None:
-        own = f"file://{Path(arguments.config_dir).absolute()}"
-        places.prepend("command-line", own, SearchPathQuery(provider="schema"))
+        own = Path(arguments.config_dir).absolute()
+        if not own.is_dir():
+            raise UserError("--config-dir", f"{own} is no folder", "the folder that your configs are in")
+        places.prepend("command-line", f"file://{own}", SearchPathQuery(provider="schema"))
     loader = ConfigLoaderImpl(places)
     try:
         typed = OverridesParser.create().parse_overrides(arguments.overrides)
@@ -79,7 +83,11 @@ def check_typed(config_name: str) -> None:
         key = override.key_or_group
         if override.is_delete() or isinstance(override.value(), dict):  # the latter are single options of the choice
             continue
-        if options := loader.get_group_options(key, ObjectType.CONFIG, config_name, more_places):
+        try:
+            options = loader.get_group_options(key, ObjectType.CONFIG, config_name, more_places)
+        except ConfigCompositionException as error:
+            raise UserError("hydra.searchpath", str(error), "[file:///FOLDER]") from error
+        if options:
             _check_choices(override, options)
 
 

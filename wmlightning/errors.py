@@ -32,3 +32,8 @@ def listed(values: Iterable[object], most: int = 12) -> str:
     items = [str(value) for value in values]
     more = len(items) - most
     return ", ".join(items[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of what an error of other code says, or the error's name."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -21,7 +21,7 @@ from wmlightning.data.batches import Loading
 from wmlightning.data.datamodule import Augment, Batching, WatermarkData
 from wmlightning.data.source import Source
 from wmlightning.data.splits import Roles
-from wmlightning.errors import UserError
+from wmlightning.errors import UserError, reason_of
 from wmlightning.files import check_writable
 from wmlightning.identity import identity_of
 from wmlightning.models.classifier import Optimisation
@@ -242,8 +242,7 @@ def draft(cfg: DictConfig, writes: bool = True, secret: Secret | None = None, st
         wrong = f"{in_each} marked images in batches of {cfg.recipe.batch_size}"
         raise UserError("watermark.per_batch", wrong, "fewer, so that clean ones have room")
     net = network_of(cfg, plan.source, seed)
-    with _built("recipe.optimizer"):  # may refuse the groups of these weights
-        optimisation.optimizer(optimisation.groups_of(net))
+    _check_optimisation(optimisation, net)
     if writes:
         check_writable(Path(cfg.runs_dir), "runs_dir", _bytes_needed(net))
     return Draft(cfg, seed, plan, secret, start, net, optimisation, augment, precision, device)
@@ -266,22 +265,22 @@ def network_of(cfg: DictConfig, source: Source, seed: int) -> nn.Module:
         if not isinstance(inner, nn.Module):
             raise UserError("model._target_", f"{cfg.model._target_} makes no torch module", "a network class")
         net = Normalized(inner, mean, std)
+        if any(torch.nn.parameter.is_lazy(tensor) for tensor in net.state_dict().values()):
+            _answer(net.eval(), cfg, source)  # makes the weights of lazy layers, which cannot be copied before
         _check_logits(net, cfg, source)
     return net.train()
 
 
 def _check_logits(net: nn.Module, cfg: DictConfig, source: Source) -> None:
     """Tries two images in evaluation and in training, on copies: what a network remembers of images is left alone."""
-    c, h, w = source.shape
     wanted = (2, len(source.classes))
     for training in (False, True):
         try:
-            with torch.no_grad():
-                logits = copy.deepcopy(net).train(training)(torch.zeros(2, c, h, w))
+            trial = copy.deepcopy(net).train(training)
         except Exception as error:  # a network of the user's may raise anything
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            wrong = f"{_last(cfg.model)} does not take {c}x{h}x{w} images ({reason})"
-            raise UserError("model", wrong, "another network, or another image size") from error
+            wrong = f"{_last(cfg.model)} cannot be copied ({reason_of(error)})"
+            raise UserError("model", wrong, "a network that copy.deepcopy takes, as attacks on it need") from error
+        logits = _answer(trial, cfg, source)
         if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != wanted:
             found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             when = "training" if training else "evaluation"
@@ -289,20 +288,34 @@ def _check_logits(net: nn.Module, cfg: DictConfig, source: Source) -> None:
             raise UserError("model", wrong, f"(n, {wanted[1]}) logits and nothing else")
 
 
+def _answer(net: nn.Module, cfg: DictConfig, source: Source) -> Any:
+    """What a network makes of two images."""
+    c, h, w = source.shape
+    try:
+        with torch.no_grad():
+            return net(torch.zeros(2, c, h, w))
+    except Exception as error:  # as above
+        wrong = f"{_last(cfg.model)} does not take {c}x{h}x{w} images ({reason_of(error)})"
+        raise UserError("model", wrong, "another network, or another image size") from error
+
+
 def _optimisation(cfg: DictConfig) -> Optimisation:
     recipe = cfg.recipe
     optimizer = make(recipe.optimizer, "recipe.optimizer")
     schedule = make(recipe.schedule, "recipe.schedule") if recipe.schedule else None
     smoothing = setting(recipe.label_smoothing, "recipe.label_smoothing", float, 0, 0.99)
-    optimisation = Optimisation(optimizer, schedule, smoothing, recipe.decay_all)
+    return Optimisation(optimizer, schedule, smoothing, recipe.decay_all)
+
+
+def _check_optimisation(optimisation: Optimisation, net: nn.Module) -> None:
+    """Builds optimizer and schedule for the groups of these weights, which either may refuse."""
     with _built("recipe.optimizer"):
-        built = optimizer([torch.nn.Parameter(torch.zeros(1))])
+        built = optimisation.optimizer(optimisation.groups_of(net))
     with _built("recipe.schedule"):
         rates = optimisation.schedule_of(built, total_steps=100)
     if isinstance(rates, torch.optim.lr_scheduler.ReduceLROnPlateau):
         wrong = "ReduceLROnPlateau waits for a metric, and there is none of a step"
         raise UserError("recipe.schedule", wrong, "a schedule that goes by steps")
-    return optimisation
 
 
 @contextmanager
@@ -311,7 +324,7 @@ def _built(key: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, LookupError) as error:
-        raise UserError(key, (str(error).splitlines() or [type(error).__name__])[0], "see its documentation") from error
+        raise UserError(key, reason_of(error), "see its documentation") from error
 
 
 def _check_numbers(cfg: DictConfig) -> None:

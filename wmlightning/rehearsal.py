@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import nn
 
 from wmlightning.config import make
 from wmlightning.data.datamodule import Augment
-from wmlightning.errors import UserError, listed
+from wmlightning.errors import UserError, listed, reason_of
 from wmlightning.job import Draft
 from wmlightning.loggers import make_loggers
 from wmlightning.trainer import make_trainer
@@ -36,12 +35,14 @@ def rehearse(drafted: Draft) -> None:
     cfg.auto.update(run_dir=str(folder), name="", group="", tags=[])  # they follow from the data
     callbacks, loggers = callbacks_of(cfg), make_loggers(cfg, folder, "", "train")
     trainer = make_trainer(cfg.trainer, drafted.precision, folder, list(callbacks.values()), loggers)
-    _check_monitors(callbacks, marked=cfg.watermark.get("_target_") is not None)
+    ours = all(type(callback).__module__.startswith(("lightning.", "wmlightning.")) for callback in callbacks.values())
+    if ours:  # what callbacks of the user's own measure nobody knows beforehand
+        _check_monitors(callbacks, marked=cfg.watermark.get("_target_") is not None)
     _check_logged(callbacks, trainer)
     device = trainer.strategy.root_device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         _check_batch_norms(drafted.net, trainer, device)
-        _check_step(drafted, trainer, device)
+        _check_step(drafted, trainer, device, ours)
         if drafted.augment is not None:
             _check_augment(drafted.augment, drafted.plan.source.shape, device)
 
@@ -59,9 +60,7 @@ def callbacks_of(cfg: DictConfig) -> dict[str, L.Callback]:
 
 
 def _check_monitors(callbacks: Mapping[str, L.Callback], marked: bool) -> None:
-    """What callbacks of the user's own measure nobody knows beforehand."""
-    ours = all(type(callback).__module__.startswith(("lightning.", "wmlightning.")) for callback in callbacks.values())
-    if not ours or any(isinstance(callback, LearningRateMonitor) for callback in callbacks.values()):
+    if any(isinstance(callback, LearningRateMonitor) for callback in callbacks.values()):
         return
     known = [name for name in _MEASURED if marked or "trigger" not in name]
     for key, callback in callbacks.items():
@@ -87,23 +86,42 @@ def _check_batch_norms(net: nn.Module, trainer: L.Trainer, device: torch.device)
         raise UserError("trainer.sync_batchnorm", wrong, "false, or trainer.accelerator=gpu")
 
 
-def _check_step(drafted: Draft, trainer: L.Trainer, device: torch.device) -> None:
-    """A step with gradients of zero, on a copy."""
-    net = copy.deepcopy(drafted.net).to(device)
-    optimizer = drafted.optimisation.optimizer(drafted.optimisation.groups_of(net))
-    for weight in net.parameters():
-        weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
+def _check_step(drafted: Draft, trainer: L.Trainer, device: torch.device, ours: bool) -> None:
+    """A step of weights that stand in for the network's, with gradients of one.
+
+    An optimizer of the user's may wait for what a callback of the user's tells it in a training.
+    """
+    channels_last = drafted.cfg.recipe.channels_last
+    groups = drafted.optimisation.groups_of(drafted.net)
+    for group in groups:
+        group["params"] = [_stand_in(weight, device, channels_last) for weight in group["params"]]
+    optimizer = drafted.optimisation.optimizer(groups)
+    weights = [weight for group in groups for weight in group["params"]]
+
+    def closure() -> torch.Tensor:
+        for weight in weights:
+            weight.grad = torch.ones_like(weight)
+        return torch.zeros((), device=device)
+
+    closure()
     if clip := trainer.gradient_clip_val:
         try:
             trainer.precision_plugin.clip_gradients(optimizer, clip)
         except RuntimeError as error:  # a fused optimizer, in mixed precision
             right = "no clipping, recipe.optimizer.fused=false, or trainer.precision=32-true"
             raise UserError("trainer.gradient_clip_val", str(error).split(". HINT")[0], right) from error
+    if not ours and not type(optimizer).__module__.startswith("torch."):
+        return
     step: Any = optimizer.step  # as Lightning calls it
     try:
-        step(lambda: torch.zeros((), device=device))
+        step(closure)
     except Exception as error:  # an optimizer of the user's may raise anything
-        raise UserError("recipe.optimizer", _reason(error), "check its options") from error
+        raise UserError("recipe.optimizer", reason_of(error), "check its options") from error
+
+
+def _stand_in(weight: torch.Tensor, device: torch.device, channels_last: bool) -> nn.Parameter:
+    memory_format = torch.channels_last if channels_last and weight.ndim == 4 else torch.preserve_format
+    return nn.Parameter(weight.detach().to(device, memory_format=memory_format, copy=True))
 
 
 def _check_augment(augment: Augment, shape: tuple[int, int, int], device: torch.device) -> None:
@@ -115,11 +133,7 @@ def _check_augment(augment: Augment, shape: tuple[int, int, int], device: torch.
     except UserError:
         raise
     except Exception as error:  # as above
-        raise UserError("recipe.augment", f"it does not take a batch ({_reason(error)})", right) from error
+        raise UserError("recipe.augment", f"it does not take a batch ({reason_of(error)})", right) from error
     if not isinstance(found, torch.Tensor) or found.shape != images.shape or found.dtype != images.dtype:
         given = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
         raise UserError("recipe.augment", f"of uint8 {tuple(images.shape)} it makes {given}", right)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
