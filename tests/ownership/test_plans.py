@@ -23,7 +23,6 @@ from hydra import compose, initialize_config_dir
 from tests.conftest import REPO, environment
 from tests.ownership.services import Call, Reply, serving
 from wmlightning.errors import UserError
-from wmlightning.files import write_bytes
 from wmlightning.job import prepare
 from wmlightning.ownership.commitment import commitment_of, write_commitment
 from wmlightning.ownership.key import Key, keep_key, read_key
@@ -235,8 +234,6 @@ def test_a_test_in_rounds_goes_on_where_stakes_do_not_depend_on_how_many_follow(
         pairs = zip(images, owned(images), strict=True)
         return [label if weak[image_digest(torch.from_numpy(image))] else (label + 1) % 10 for image, label in pairs]
 
-    (place / "out").mkdir(exist_ok=True)
-    write_bytes(place / "out" / "decoys.secret", bytes(range(32)), private=True)  # in some orders 10 are enough
     (short,) = ask("random", {"suspect": fading}, "queries=10")
     assert short.decision == "not shown", short.text()
     asked = sent(place / "out")
