@@ -62,7 +62,7 @@ wheel: dist
 
 check: lint types docs test
 
-# Some ten minutes. What is printed is kept in experiments/bench/results.txt and shown in README.md.
+# A quarter of an hour. What is printed is kept in experiments/bench/results.txt and shown in README.md.
 bench: setup
 	$(BIN)/python experiments/bench/run.py $(ARGS)
 
