@@ -122,6 +122,14 @@ def dying(answer: Answer, after: int) -> Answer:
     return go
 
 
+class Killed(BaseException):
+    """Nothing of this process happens any more."""
+
+
+def kill(*_: object) -> None:
+    raise Killed
+
+
 def sent(out: Path) -> list[str]:
     lines = (out / "transcript.jsonl").read_text().splitlines()
     return [digest for line in lines for digest in json.loads(line).get("sent", ())]
@@ -335,12 +343,6 @@ def test_a_mistake_costs_what_was_shown(ask: Callable[..., list[Verdict]], place
 def test_what_goes_on_after_a_mistake_is_set_aside_again(
     ask: Callable[..., list[Verdict]], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(BaseException):
-        pass
-
-    def kill(*_: object) -> None:
-        raise Killed
-
     with pytest.raises(UserError, match=r"^suspect: .*NameError"):
         ask("marks", {"suspect": broken}, "queries=40")
     with monkeypatch.context() as patch:
@@ -553,12 +555,6 @@ def test_other_decoys_after_a_look_are_refused(ask: Callable[..., list[Verdict]]
 def test_a_kill_before_the_first_image_sets_nothing_aside_for_good(
     ask: Callable[..., list[Verdict]], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(BaseException):
-        pass
-
-    def kill(*_: object) -> None:
-        raise Killed
-
     owned = {"suspect": knowing(read_key(place / "marks.key"))}
     with monkeypatch.context() as patch:
         patch.setattr(Spent, "release", lambda *_: None)  # no time for it
