@@ -13,8 +13,9 @@ from hypothesis import Phase, settings
 from torch import Tensor, nn
 
 from wmlightning.cli import CONF
-from wmlightning.data.batches import ImageSet, Loading
+from wmlightning.data.batches import ImageSet
 from wmlightning.data.datamodule import Batching, WatermarkData
+from wmlightning.data.loading import Loading
 from wmlightning.data.procedural import Procedural
 from wmlightning.data.source import MemorySource, Source, Split
 from wmlightning.data.splits import Roles, assign_roles

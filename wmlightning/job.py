@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from wmlightning.config import check_finite, make, per_channel, plain, setting, switch
-from wmlightning.data.batches import Loading
 from wmlightning.data.datamodule import Augment, Batching, WatermarkData
+from wmlightning.data.loading import Loading
 from wmlightning.data.source import Source
 from wmlightning.data.splits import Roles
 from wmlightning.errors import UserError, reason_of
@@ -26,7 +26,7 @@ from wmlightning.files import check_writable
 from wmlightning.identity import identity_of
 from wmlightning.models.classifier import Optimisation
 from wmlightning.models.networks import Normalized
-from wmlightning.precision import device_type, resolve_precision
+from wmlightning.precision import check_devices, device_type, resolve_precision
 from wmlightning.results.card import fingerprint
 from wmlightning.secret import Secret
 from wmlightning.seeds import role_seed
@@ -224,6 +224,7 @@ def draft(cfg: DictConfig, writes: bool = True, secret: Secret | None = None, st
     precision = resolve_precision(cfg.trainer.get("precision", "auto"), device)
     _check_numbers(cfg)
     check_options(cfg.trainer)
+    check_devices(plain(cfg.trainer).get("devices", "auto"), device)
     if cfg.guard.max_drop is not None:
         setting(cfg.guard.max_drop, "guard.max_drop", float, 0, 1)
         if start is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from wmlightning.errors import UserError
@@ -31,6 +33,25 @@ def device_type(accelerator: str) -> str:
     if not there[accelerator]:
         raise UserError("trainer.accelerator", f"this machine has no {accelerator} device", "trainer=cpu")
     return accelerator
+
+
+def check_devices(devices: Any, device: str) -> None:
+    """Refuses more GPUs than there are.
+
+    Args:
+        devices: ``trainer.devices``: how many, or a list of their numbers.
+        device: see :func:`device_type`.
+
+    Raises:
+        UserError: if one is not there.
+    """
+    if device != "cuda":
+        return
+    n = torch.cuda.device_count()
+    last = max((i for i in devices if isinstance(i, int)), default=0) + 1 if isinstance(devices, list) else devices
+    if isinstance(last, int) and last > n:
+        right = f"at most {n}" if isinstance(devices, int) else f"numbers of 0 to {n - 1}"
+        raise UserError("trainer.devices", f"{devices} of {n} GPU{'s' if n > 1 else ''}", right)
 
 
 def has_bf16(device: str) -> bool:

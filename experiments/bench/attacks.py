@@ -25,7 +25,8 @@ from throughput import CASES, RandomImages
 
 from wmlightning.attacks.base import Arithmetic
 from wmlightning.attacks.judge import Judge
-from wmlightning.data.batches import ImageSet, Loading
+from wmlightning.data.batches import ImageSet
+from wmlightning.data.loading import Loading
 from wmlightning.precision import resolve_precision
 from wmlightning.process import keep_freed_memory
 

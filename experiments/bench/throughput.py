@@ -199,6 +199,7 @@ class WithoutTrainer:
         batches = self.data.train_dataloader()
         self.data.trainer = SimpleNamespace(training=True)  # type: ignore[assignment]
         self.module.train()
+        self.module.on_train_epoch_start()
         for number, batch in enumerate(batches):
             batch = self.data.on_after_batch_transfer(batch.to(self.device), 0)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):

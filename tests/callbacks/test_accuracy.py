@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from tests.helpers import few, heavy, random_source, some_images, tiny_data, tiny_module, tiny_trainer
 from wmlightning.callbacks.accuracy import Accuracies, GroupAccuracy
-from wmlightning.data.batches import ImageSet, Loading
+from wmlightning.data.batches import ImageSet
 from wmlightning.data.datamodule import WatermarkData
+from wmlightning.data.loading import Loading
 
 ROWS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 5)), max_size=40)
 

@@ -13,16 +13,8 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 
 from tests.helpers import few, numbered, read_numbers, some_images
-from wmlightning.data.batches import (
-    Batch,
-    CleanImages,
-    EvalPlan,
-    HeldImages,
-    ImageSet,
-    Loading,
-    MergedImages,
-    TrainPlan,
-)
+from wmlightning.data.batches import Batch, CleanImages, EvalPlan, HeldImages, ImageSet, MergedImages, TrainPlan
+from wmlightning.data.loading import Loading
 
 WORLDS = st.integers(1, 3)
 

@@ -13,9 +13,10 @@ import torch
 from PIL import ExifTags, Image
 
 from wmlightning.data import folder as folder_module
-from wmlightning.data.batches import EvalPlan, Loading
+from wmlightning.data.batches import EvalPlan
 from wmlightning.data.decoding import fit_image
 from wmlightning.data.folder import ImageFolder
+from wmlightning.data.loading import Loading
 from wmlightning.errors import UserError
 
 SIDE = 16

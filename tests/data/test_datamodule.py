@@ -22,8 +22,9 @@ from tests.helpers import (
     tiny_trainer,
 )
 from wmlightning.data.augment import ShiftFlip
-from wmlightning.data.batches import Batch, Loading
+from wmlightning.data.batches import Batch
 from wmlightning.data.datamodule import Batching, WatermarkData
+from wmlightning.data.loading import Loading
 from wmlightning.data.source import Split
 
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from wmlightning.data.batches import CleanImages, EvalPlan, Loading
+from wmlightning.data.batches import CleanImages, EvalPlan
 from wmlightning.data.decoding import fit_image
 from wmlightning.data.folder import ImageFolder
+from wmlightning.data.loading import Loading
 from wmlightning.errors import UserError
 
 RAMP = np.linspace(0, 65535, 5)

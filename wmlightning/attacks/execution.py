@@ -23,8 +23,8 @@ from wmlightning.attacks.judge import Judge, digest
 from wmlightning.attacks.planning import Assault
 from wmlightning.attacks.twin import Twin, recover
 from wmlightning.config import plain
-from wmlightning.data.batches import Loading
 from wmlightning.data.decoding import fit_images
+from wmlightning.data.loading import Loading
 from wmlightning.files import anew, settle, write_bytes
 from wmlightning.job import Job
 from wmlightning.results.card import PICTURE, environment, read_card, write_card
@@ -53,7 +53,8 @@ class Scene:
         watched = {}
         if triggers:
             watched = {"trigger": triggers.trained, "trigger_new": triggers.new, "decoy": triggers.decoys}
-        loading = Loading(num_workers=job.cfg.recipe.num_workers, eval_batch_size=job.cfg.recipe.eval_batch_size)
+        recipe, where = job.cfg.recipe, self.arithmetic.device
+        loading = Loading(recipe.num_workers, recipe.eval_batch_size, device=where)
         measured = list(job.labels.measured)
         self.judge = Judge(job.source, job.roles.judge, watched, measured, job.n_groups, self.arithmetic, loading)
         self.victim_metrics = self.judge.measure(self.network)

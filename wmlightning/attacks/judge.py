@@ -9,7 +9,8 @@ from torch import nn
 
 from wmlightning.attacks.base import Arithmetic
 from wmlightning.callbacks.accuracy import GroupAccuracy, shares
-from wmlightning.data.batches import CleanImages, EvalPlan, HeldImages, ImageSet, Loading
+from wmlightning.data.batches import CleanImages, EvalPlan, HeldImages, ImageSet
+from wmlightning.data.loading import Loading
 from wmlightning.data.source import Source
 
 

@@ -74,7 +74,7 @@ class Tuning:
         # Half precision needs scaled losses; for other numbers the scaler does nothing.
         half = stolen.arithmetic.autocast is torch.float16
         scaler = torch.amp.GradScaler(stolen.arithmetic.device.type, enabled=half)
-        labels = labels.to(stolen.arithmetic.device)
+        held, labels = stolen.images.to(stolen.arithmetic.device), labels.to(stolen.arithmetic.device)
         for epoch in range(self.epochs):
             # Dropout draws from the global generator: each epoch from numbers of its own, whatever came before.
             torch.manual_seed(role_seed(stolen.seed, "thief/train", epoch))
@@ -82,13 +82,14 @@ class Tuning:
             order = torch.randperm(len(labels), generator=generator(stolen.seed, "thief/batches", epoch))
             n_batches = -(-len(order) // self.batch_size)
             for step, index in enumerate(torch.tensor_split(order, n_batches)):
-                images = stolen.images[index].to(stolen.arithmetic.device)
+                index = index.to(held.device)
+                images = held[index]
                 if self.augment is not None:
                     draw = torch.Generator(images.device)
                     draw.manual_seed(role_seed(stolen.seed, "thief/augment", epoch, step))
                     images = self.augment(images, torch.zeros(len(index), dtype=torch.bool, device=images.device), draw)
                 with stolen.arithmetic.scope():
-                    loss = cross_entropy(network(stolen.arithmetic.floats(images)), labels[index.to(labels.device)])
+                    loss = cross_entropy(network(stolen.arithmetic.floats(images)), labels[index])
                 optimizer.zero_grad()
                 torch.autograd.backward(scaler.scale(loss))
                 scaler.step(optimizer)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from wmlightning.data.source import Source, Split
-from wmlightning.errors import UserError
 from wmlightning.seeds import generator, role_seed
 
 Mix = Literal["concat", "per_batch"]
@@ -50,74 +49,6 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-
-@dataclass(frozen=True)
-class Loading:
-    """How images get from where they lie to the step.
-
-    Attributes:
-        num_workers: worker processes for sources that are not in memory; sources in memory need none.
-        eval_batch_size: images a step in validation and test.
-        rank: number of this process.
-        world_size: processes that share the work.
-        pin_memory: whether batches are copied to page-locked memory first (GPU).
-    """
-
-    num_workers: int = 0
-    eval_batch_size: int = 500
-    rank: int = 0
-    world_size: int = 1
-    pin_memory: bool = False
-
-    def loader(self, dataset: Dataset[Batch], sampler: Sampler[tuple[Tensor, int]], workers: bool) -> DataLoader[Batch]:
-        """A DataLoader whose every item is a whole batch."""
-        n = self.num_workers if workers else 0
-        return _Loader(
-            _Telling(dataset) if n else dataset,
-            sampler=sampler,
-            batch_size=None,
-            num_workers=n,
-            persistent_workers=n > 0,
-            collate_fn=_as_it_is,
-            pin_memory=self.pin_memory,
-            # Without a generator of its own a loader draws from the global one whenever it starts an epoch, and a
-            # resumed training, which starts it at another moment than an undisturbed one, would draw other numbers.
-            generator=torch.Generator(),
-        )
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-class _Telling(Dataset[Any]):
-    """Hands over a user's mistake as an item: torch would make a RuntimeError with a worker's traceback of it."""
-
-    def __init__(self, dataset: Dataset[Batch]) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, item: Any) -> Batch | UserError:
-        try:
-            return self.dataset[item]
-        except UserError as error:
-            return error
-
-
-class _Loader(DataLoader[Batch]):
-    """Raises mistakes that workers hand over, and does by itself what needs neither workers nor page-locked memory.
-
-    torch's own way would note each batch for its profiler, which takes longer than making it.
-    """
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        if not self.num_workers and not self.pin_memory:
-            yield from map(self.dataset.__getitem__, self.sampler)
-            return
-        for batch in super().__iter__():
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
 
 
 class TrainPlan(Sampler[tuple[Tensor, int]]):
@@ -233,6 +164,9 @@ class MergedImages(Dataset[Batch]):
         self.index = index
         self.clean_labels = source.labels("train")[index]
         self.marked = marked
+
+    def __len__(self) -> int:
+        return len(self.index) + len(self.marked)
 
     def __getitem__(self, item: tuple[Tensor, int]) -> Batch:
         chosen, seed = item

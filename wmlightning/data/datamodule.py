@@ -10,17 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from wmlightning.data.batches import (
-    Batch,
-    CleanImages,
-    EvalPlan,
-    HeldImages,
-    ImageSet,
-    Loading,
-    MergedImages,
-    Mix,
-    TrainPlan,
-)
+from wmlightning.data.batches import Batch, CleanImages, EvalPlan, HeldImages, ImageSet, MergedImages, Mix, TrainPlan
+from wmlightning.data.loading import Loading
 from wmlightning.data.source import Source
 from wmlightning.data.splits import Roles
 from wmlightning.seeds import role_seed
@@ -51,7 +42,7 @@ class WatermarkData(L.LightningDataModule):
         watched: named sets of marked images that are evaluated, by stage ``val`` and ``test``.
         batching: how training batches are made.
         augment: augmentation of whole batches: ``(images uint8, keep bool, generator) -> images uint8``.
-        loading: workers and batch sizes; rank and world size are taken from the trainer.
+        loading: workers and batch sizes; rank, world size and device are taken from the trainer.
         originals: the first triggers' images before they were marked, for the gallery.
         n_negatives: how many of ``merged``, the last ones, are negatives.
     """
@@ -86,9 +77,9 @@ class WatermarkData(L.LightningDataModule):
     def _loading(self) -> Loading:
         if self.trainer is None:
             return self.loading
-        pin = self.trainer.strategy.root_device.type == "cuda"
-        ranks = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-        return replace(self.loading, pin_memory=pin, **ranks)
+        trainer = self.trainer
+        where = trainer.strategy.root_device
+        return replace(self.loading, rank=trainer.global_rank, world_size=trainer.world_size, device=where)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Merged batches: every clean image and, with ``concat``, every marked one once per epoch."""
