@@ -313,6 +313,9 @@ MISTAKES = [
     ("seed", "seed=null"),
     ("force", "force=perhaps"),
     ("recipe.compile", "recipe.compile=no"),
+    ("recipe.compile", "recipe.compile=reduce"),
+    ("recipe.compile", "recipe.compile=1"),
+    ("recipe.compile", "recipe.compile=null"),
     ("judge.unmarked", "judge.unmarked=maybe"),
     ("tags", "tags=paper"),  # would become the tags p, a, p, e, r
     ("runs_dir", "runs_dir=null"),
@@ -750,7 +753,7 @@ def test_a_compiled_network_is_trained_as_any_other(main: Main, small: list[str]
     # One size of batches each, since every other one is compiled anew.
     one = ["trainer.limit_train_batches=1", "trainer.limit_val_batches=0", "trainer.limit_test_batches=1"]
     tiny = [*small, *one, "recipe.eval_batch_size=1", "model.width=2", "model.hidden=4"]
-    for compiled in ("false", "true"):
+    for compiled in ("false", "reduce-overhead"):
         done = main(*tiny, f"recipe.compile={compiled}")
         assert done.code == 0, str(done)
     plain, compiled = sorted(cards(runs), key=lambda card: bool(card["config"]["recipe"]["compile"]))

@@ -21,7 +21,7 @@ from wmlightning.data.datamodule import Augment, Batching, WatermarkData
 from wmlightning.data.loading import Loading
 from wmlightning.data.source import Source
 from wmlightning.data.splits import Roles
-from wmlightning.errors import UserError, reason_of
+from wmlightning.errors import UserError, listed, reason_of
 from wmlightning.files import check_writable
 from wmlightning.identity import identity_of
 from wmlightning.models.classifier import Optimisation
@@ -35,6 +35,9 @@ from wmlightning.trainer import check_options
 from wmlightning.watermarks.scheme import Labels, Scheme
 from wmlightning.watermarks.triggers import TriggerMaker, no_triggers
 from wmlightning.watermarks.unrelated import refuse_own_data, refuse_own_images
+
+#: Modes of torch.compile's. ``true`` is its default.
+_COMPILED = ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
 @dataclass(frozen=True)
@@ -330,8 +333,10 @@ def _built(key: str) -> Iterator[None]:
 
 def _check_numbers(cfg: DictConfig) -> None:
     switch(cfg.force, "force")
-    for name in ("channels_last", "compile", "decay_all"):
+    for name in ("channels_last", "decay_all"):
         switch(cfg.recipe[name], f"recipe.{name}")
+    if not isinstance(cfg.recipe.compile, bool) and cfg.recipe.compile not in _COMPILED:
+        raise UserError("recipe.compile", f"{cfg.recipe.compile!r} is no mode", listed(["true", "false", *_COMPILED]))
     if not OmegaConf.is_list(cfg.tags):
         raise UserError("tags", f"{cfg.tags!r} is no list", "[first,second]")
     name = cfg.dataset.name  # begins that of the run's folder

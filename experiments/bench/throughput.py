@@ -9,8 +9,7 @@ tells what of the difference is ours and what is the Trainer's. Rounds take turn
 rounds are compared. Peak memory is that of a process of its own for each side. The images are random: speed does not
 depend on what they show.
 
-``--device cuda`` compares on a GPU. There the bare loops hold all images on the GPU, where ours keeps them in the
-machine's own memory and sends each batch; peak memory is the GPU's.
+``--device cuda`` compares on a GPU, which holds all images on both sides; peak memory is the GPU's.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
@@ -40,6 +40,7 @@ from wmlightning.callbacks.accuracy import Accuracies
 from wmlightning.callbacks.resume import ResumePoint
 from wmlightning.data.augment import ShiftFlip
 from wmlightning.data.datamodule import Batching, WatermarkData
+from wmlightning.data.loading import Loading
 from wmlightning.data.source import MemorySource, Split
 from wmlightning.data.splits import assign_roles
 from wmlightning.models.classifier import Classifier, Optimisation
@@ -187,16 +188,17 @@ class WithoutTrainer:
         ours = Ours(case, source, precision, device, watermark=False)
         self.device, self.n_images = torch.device(device), ours.n_images
         self.data, self.module = ours.data, ours.module.to(device)
+        self.data.loading = Loading(device=self.device)
         self.optimizer = case.optimizer(self.module.optimisation.groups_of(self.module))
         self.bf16 = precision == "bf16-mixed"
 
     def epoch(self) -> float:
         """Trains one epoch; images a second."""
-        started = time.perf_counter()
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False
         self.data.trainer = None
         batches = self.data.train_dataloader()
+        started = time.perf_counter()
         self.data.trainer = SimpleNamespace(training=True)  # type: ignore[assignment]
         self.module.train()
         self.module.on_train_epoch_start()
@@ -326,10 +328,10 @@ def _median_difference(before: list[float], after: list[float]) -> float:
 
 
 def _compare_memory(name: str, case: Case, device: str) -> None:
-    peaks = {}
-    for side in ("nothing", "bare", "ours"):
-        command = [sys.executable, __file__, "--memory-of", name, side, "--device", device]
-        peaks[side] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    command = [sys.executable, __file__, "--device", device, "--memory-of", name]
+    with ThreadPoolExecutor() as side_by_side:
+        outs = side_by_side.map(partial(_output, command), ("nothing", "bare", "ours"))
+    peaks = {side: int(out.split()[-1]) for side, out in zip(("nothing", "bare", "ours"), outs, strict=True)}
     n_bytes = 50_000 * case.shape[0] * case.shape[1] * case.shape[2] / 2**20
     bare, ours = ((peaks[side] - peaks["nothing"]) / 1024 for side in ("bare", "ours"))
     more = (ours - bare) / n_bytes
@@ -337,6 +339,10 @@ def _compare_memory(name: str, case: Case, device: str) -> None:
         f"  peak memory above the imports, 50,000 images ({n_bytes:.0f} MiB): bare {bare:.0f} MiB, ours {ours:.0f} MiB "
         f"= bare + {more:.2f} x the data"
     )
+
+
+def _output(command: list[str], side: str) -> str:
+    return subprocess.run([*command, side], capture_output=True, text=True, check=True).stdout
 
 
 def _print_memory(name: str, side: str, precision: str, device: str) -> None:

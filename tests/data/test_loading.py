@@ -71,7 +71,7 @@ def test_a_gpu_holds_what_takes_a_quarter_of_it_at_most(monkeypatch: pytest.Monk
         room = Room(monkeypatch, free)
         loader = Loading(device=GPU).loader(dataset, EvalPlan(10, 4), workers=False)
         assert room.held == [GPU] * is_held
-        assert loader.pin_memory is not is_held
+        assert not loader.pin_memory
 
 
 def test_a_gpu_holds_nothing_that_is_read_from_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:

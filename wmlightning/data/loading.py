@@ -26,7 +26,7 @@ class Loading:
         rank: number of this process.
         world_size: processes that share the work.
         device: where the steps are; ``None``: the processor. A GPU holds what lies in memory, as far as it has room;
-            batches of other sources are copied to page-locked memory before they are sent there.
+            batches that are read from elsewhere are copied to page-locked memory before they are sent there.
     """
 
     num_workers: int = 0
@@ -45,8 +45,7 @@ class Loading:
         """
         n = self.num_workers if workers else 0
         gpu = self.device if self.device is not None and self.device.type == "cuda" else None
-        held = gpu is not None and not workers and _has_room(gpu, dataset)
-        if gpu is not None and held:
+        if gpu is not None and not workers and _has_room(gpu, dataset):
             dataset = OnDevice(dataset, gpu)
         return _Loader(
             _Telling(dataset) if n else dataset,
@@ -55,7 +54,7 @@ class Loading:
             num_workers=n,
             persistent_workers=n > 0,
             collate_fn=_as_it_is,
-            pin_memory=gpu is not None and not held,
+            pin_memory=gpu is not None and workers,  # its thread slows down the one that starts small kernels
             # Without a generator of its own a loader draws from the global one whenever it starts an epoch, and a
             # resumed training, which starts it at another moment than an undisturbed one, would draw other numbers.
             generator=torch.Generator(),

@@ -74,7 +74,7 @@ class Classifier(L.LightningModule):
         optimisation: optimizer, schedule, loss.
         seed: dropout and the like draw from this seed, anew in each epoch, so that a resumed run draws the same.
         channels_last: use the memory format that convolutions with tensor cores or oneDNN prefer.
-        compile: compile the network with torch.compile.
+        compile: whether torch.compile compiles the network, or the mode in which it does.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Classifier(L.LightningModule):
         optimisation: Optimisation,
         seed: int = 0,
         channels_last: bool = False,
-        compile: bool = False,
+        compile: bool | str = False,
     ) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -91,7 +91,7 @@ class Classifier(L.LightningModule):
         self.optimisation = optimisation
         self.seed = seed
         if compile:
-            self.net.compile()
+            self.net.compile(mode=compile if isinstance(compile, str) else None)
         self._counts = torch.zeros(4)
         self._uncounted: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
