@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -230,3 +231,31 @@ def test_a_batch_without_images_still_goes_through_the_network() -> None:
     found = Classifier(net, Optimisation(SGD)).validation_step(Batch(torch.zeros(0, 1, 12, 12), nothing, nothing, 0), 0)
     assert len(found) == 0
     assert seen == [1]
+
+
+@pytest.mark.parametrize(("wanted", "mode"), [(True, None), ("reduce-overhead", "reduce-overhead")])
+def test_steps_take_the_compiled_network_and_evaluation_the_plain_one(
+    monkeypatch: pytest.MonkeyPatch, wanted: bool | str, mode: str | None
+) -> None:
+    modes: list[str | None] = []
+    stages: list[bool] = []
+
+    def compiled(net: nn.Module, **options: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+        assert options["dynamic"] is False
+        modes.append(options["mode"])
+
+        def call(images: torch.Tensor) -> torch.Tensor:
+            stages.append(net.training)
+            logits: torch.Tensor = net(images)
+            return logits
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    net = tiny_net(1, 12, 4)
+    module = Classifier(net, Optimisation(SGD), compile=wanted)
+    data = tiny_data(random_source())
+    tiny_trainer().fit(module, datamodule=data)
+    assert modes == [mode]
+    assert stages == [True] * len(data.train_dataloader())
+    assert list(module.state_dict()) == [f"net.{name}" for name in net.state_dict()]
