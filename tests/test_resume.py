@@ -364,6 +364,22 @@ def test_a_training_ended_by_a_signal_says_so_and_goes_on(
     assert set(epochs) == {1, 2}
 
 
+@pytest.mark.parametrize("where", ["wmlightning.job.Job.data_module", "wmlightning.attacks.execution._remove"])
+def test_sigterm_before_and_after_the_training_says_so_too(
+    main: Callable[..., Outcome], small: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    typed = [*small, "attack=prune", "attack.prune.rates=[0.5]"]
+    with monkeypatch.context() as patch:
+        patch.setattr(where, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        done = main(*typed)
+    assert done.code == 143, str(done)
+    assert done.err == "ended by SIGTERM; the same command goes on where it was\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert not list(runs.glob("*/attacks/*/card.json"))
+    assert main(*typed).code == 0
+    assert len(list(runs.glob("*/attacks/*/card.json"))) == 1
+
+
 # -- two at once -----------------------------------------------------------------------------------------------------
 
 

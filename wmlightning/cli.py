@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from wmlightning.choices import check_typed
 from wmlightning.config import CONF
 from wmlightning.errors import UserError, listed
+from wmlightning.sigterm import sigterm_raises
 from wmlightning.sweep_job import attend
 
 
@@ -74,6 +75,10 @@ class _Decided(SystemExit):
     """The exit code of a verdict: whatever else ends the command is a mistake, and no verdict."""
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM ends a verification as Ctrl-C does. Functions that are suspects may exit: that is not it."""
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="verify")
 def _verify(cfg: DictConfig) -> None:
     from wmlightning.ownership.verify import exit_code  # late: see above
@@ -104,9 +109,12 @@ def verify() -> None:
         if {"-m", "--multirun"}.intersection(sys.argv[1:]):  # before Hydra makes a folder for it
             raise _SEVERAL
         check_typed("verify")
-        _verify()
+        with sigterm_raises(_Terminated()):
+            _verify()
     except _Decided:
         raise
+    except _Terminated:
+        _end_by(signal.SIGTERM)
     except KeyboardInterrupt:
         _end_by(signal.SIGINT)
     except SystemExit as end:

@@ -25,6 +25,7 @@ from wmlightning.config import make, plain, setting
 from wmlightning.data.batches import TrainPlan
 from wmlightning.data.datamodule import WatermarkData
 from wmlightning.errors import UserError
+from wmlightning.sigterm import sigterm_raises
 from wmlightning.unprofiled import Unprofiled
 
 _DEFAULTS = {name: argument.default for name, argument in inspect.signature(L.Trainer).parameters.items()}
@@ -215,11 +216,12 @@ def signals_told() -> Iterator[None]:
 
     Raises:
         KeyboardInterrupt: after the user's, within a block.
-        SystemExit: with exit code 143, after a SIGTERM.
+        SystemExit: with exit code 143, after a SIGTERM; before and after a training, at once.
     """
     before = signal.getsignal(signal.SIGINT)
     try:
-        yield
+        with sigterm_raises(SystemExit(128 + signal.SIGTERM)):
+            yield
     except SIGTERMException:
         raise SystemExit(128 + signal.SIGTERM) from None
     except SystemExit as end:

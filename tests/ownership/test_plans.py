@@ -300,7 +300,7 @@ def test_triggers_are_spent_however_the_process_ends(place: Path, kill: int) -> 
         )
         assert reached.wait(120)
         process.send_signal(kill)
-        process.wait()
+        assert process.wait() == {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143}[signal.Signals(kill)]
     pixels = {json.dumps(image) for image in arrived}
     shown = {image_digest(i) for i in key.new.images if json.dumps(i.tolist()) in pixels}
     noted = set(json.loads((place / "decoys.spent.json").read_text()))

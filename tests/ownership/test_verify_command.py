@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,16 @@ def test_whatever_ends_it(
     assert done.code == code, str(done)
     assert ("interrupted; the same command goes on" in done.err) == (code == 130)
     assert done.err.startswith("error: verify: ") == isinstance(error, SystemExit)
+
+
+def test_sigterm_says_so(verify: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("wmlightning.ownership.verify.verify", end)
+    done = verify("key=owner.key", "suspect.path=x")
+    assert (done.code, done.err) == (143, "ended by SIGTERM; the same command goes on where it was\n")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_verdicts_keep_their_codes(verify: Callable[..., Any], tmp_path: Path) -> None:
