@@ -332,6 +332,7 @@ def test_suspect_of_another_kind_that_is_gone(owners: Path) -> None:
     assert [verdict.decision for verdict in verdicts] == ["cannot tell", "owned"]
     assert (verdicts[0].queries, verdicts[0].p_value) == (0, 1)
     assert "does not answer" in verdicts[0].reason
+    assert all(line[-1].isalnum() or line[-1] in ".)" for line in verdicts[0].text().splitlines())
 
 
 def test_suspect_that_dies_and_comes_back(owners: Path, monkeypatch: pytest.MonkeyPatch) -> None:

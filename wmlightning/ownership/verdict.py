@@ -103,10 +103,10 @@ class Verdict:
         lines = [
             f"{self.decision.upper()}: {self.suspect}",
             f"  {self.reason}",
-            f"  test: {self.test}; {_p(self.p_value)} at alpha = {self.alpha:g}; {self.details}",
+            f"  test: {self.test}; {_p(self.p_value)} at alpha = {self.alpha:g}" + _more(self.details),
             f"  {self.matches} of {self.triggers} triggers matched{share}; {self.missing} without an answer",
             f"  {self.queries} queries: {self.stopped}; before the first, {self.estimate}",
-            f"  assumption: {self.assumption}",
+            *([f"  assumption: {self.assumption}"] if self.assumption else []),
             *([f"  key: {self.key}"] if self.about else []),
             f"  commitment: {self.commitment}" + (f", made {self.committed}" if self.committed else ""),
         ]
@@ -182,6 +182,10 @@ def trigger_sample(triggers: ImageSet, asked: Recorded) -> list[dict[str, Any]]:
         png = base64.b64encode(buffer.getvalue()).decode()
         rows.append({"png": png, "expected": int(label), "answer": "none" if answer.label is None else answer.label})
     return rows
+
+
+def _more(details: str) -> str:
+    return f"; {details}" if details else ""
 
 
 def _p(value: float) -> str:
