@@ -42,6 +42,7 @@ TRAIN = [
     ("--config-dir: ", "--config-dir=nowhere model=mine"),
     ("judge: it is no setting", "judge"),
     ("seed=[1: it is no setting", "seed=[1"),
+    ("=3: it sets nothing", "=3"),
     ("trainer._target_: None is no Trainer; lightning.pytorch.Trainer", "~trainer"),
     ("logger: None is no set of options; logger=none", "~logger"),
     ("logger.csv: NoneType is no logger of Lightning's; ", "logger.csv=null"),

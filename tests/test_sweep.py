@@ -463,6 +463,8 @@ def test_what_stops_every_job_is_told_first(
         (["hydra.sweep.dir=/dev/null/sweep"], "error: runs_dir: /dev/null is a file; "),
         (["hydra/launcher=joblib", "hydra.launcher.n_jobs=0"], "error: hydra.launcher.n_jobs: 0 jobs "),
         (["hydra/launcher=joblib", "hydra.launcher.backend=threading"], "error: hydra.launcher.backend: threading is "),
+        (["hydra/launcher=joblib", "hydra.launcher.batch_size=0"], "error: hydra.launcher.batch_size: 0 is no "),
+        (["hydra/launcher=joblib", "hydra.launcher.pre_dispatch=most"], "error: hydra.launcher.pre_dispatch: most is "),
         (["hydra.sweeper.max_batch_size=0"], "error: hydra.sweeper.max_batch_size: 0 is out of range; "),
         (["seed=interval(0,1)"], "error: seed: interval(0,1) has no end of values; "),
         (["watermark.strength=0.5,1", "seed=range(3,1)"], "error: seed: range(3,1) holds no value; "),

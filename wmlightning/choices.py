@@ -81,6 +81,8 @@ def check_typed(config_name: str) -> None:
     more_places = [text for text in arguments.overrides if text.startswith("hydra.searchpath=")]
     for override in typed:
         key = override.key_or_group
+        if not key:
+            raise UserError(str(override.input_line), "it sets nothing", "KEY=VALUE")
         if override.is_delete() or isinstance(override.value(), dict):  # the latter are single options of the choice
             continue
         try:

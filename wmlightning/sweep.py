@@ -143,8 +143,19 @@ def _check_launcher(hydra: DictConfig) -> None:
         raise UserError("hydra/launcher", "there is no srun on this machine", right)
     if hydra.launcher.get("n_jobs") == 0:
         raise UserError("hydra.launcher.n_jobs", "0 jobs at the same time", "at least 1, or -1 for one on each core")
-    if launcher(hydra) == "JoblibLauncher" and hydra.launcher.get("backend") not in (None, "loky"):
-        raise UserError("hydra.launcher.backend", f"{hydra.launcher.backend} is not used by Hydra", "loky, or null")
+    if launcher(hydra) == "JoblibLauncher":
+        _check_joblib(hydra.launcher)
+
+
+def _check_joblib(options: DictConfig) -> None:
+    if options.get("backend") not in (None, "loky"):
+        raise UserError("hydra.launcher.backend", f"{options.backend} is not used by Hydra", "loky, or null")
+    for name, right, examples in (
+        ("batch_size", r"auto|[1-9]\d*", "1 or more, or auto"),
+        ("pre_dispatch", r"all|[1-9]\d*|([\d.]+ ?\* ?)?n_jobs", "n_jobs, 2*n_jobs, all, or 1 or more"),
+    ):
+        if name in options and not re.fullmatch(right, str(options[name])):
+            raise UserError(f"hydra.launcher.{name}", f"{options[name]} is no number of jobs", examples)
 
 
 def _check_metric(config: DictConfig) -> None:
