@@ -56,6 +56,13 @@ class ArraySource(MemorySource):
         return self._given[split]
 
 
+def is_alive(process: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
 def numbered(n_train: int = 200, n_test: int = 120, n_classes: int = 5, side: int = 8) -> ArraySource:
     """A source whose every image says in its first pixels which one it is: split, number, label."""
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +16,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.helpers import is_alive
 from wmlightning.job import Job, prepare
 
 #: Writes down, process by process, which marked images came and how many clean ones.
 WITNESS = """
 import hashlib
 import json
+import os
+import signal
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -158,3 +165,23 @@ def test_accuracies_are_those_of_one_process(ddp: Ddp, job: Job) -> None:
 def test_it_learned(ddp: Ddp) -> None:
     history = ddp[1]["history"]
     assert history[1]["train/loss"] < history[0]["train/loss"]
+
+
+@pytest.mark.parametrize("to_all", [False, True], ids=["to one", "to all"])
+def test_sigterm_ends_all_processes(start: Callable[..., Any], tmp_path: Path, to_all: bool) -> None:
+    """Wherever it reaches them, in or between the steps in which they wait for one another."""
+    typed = [*TYPED, "trainer=ddp", "trainer.max_epochs=300"]
+    process = start(*typed, runs=tmp_path, cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*/resume.ckpt")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    (helper,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+    for number in (helper, process.pid) if to_all else (process.pid,):
+        os.kill(number, signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (143, "ended by SIGTERM; the same command goes on where it was\n"), out
+    assert not is_alive(helper)
+    (point,) = tmp_path.glob("*/resume.ckpt")
+    assert len(torch.load(point, weights_only=True)["state_dict"]) > 0

@@ -18,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
+from tests.helpers import is_alive
 from wmlightning import sweep
 from wmlightning.apart import Died, end_with_parent, possible, run_apart
 from wmlightning.files import write_json
@@ -99,13 +100,6 @@ def until(true: Callable[[], bool], seconds: float = 120) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.05)
-
-
-def is_alive(process: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
-    except FileNotFoundError:
-        return False
 
 
 def rows(out: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,18 @@ def make_trainer(
         if left is not None and left <= 0:
             raise UserError("trainer.max_time", "no time to train in", "more, such as 00:01:30:00; or null")
     _check_sweep(trainer.world_size)
+    if trainer.world_size > 1:
+        # Lightning's lets the processes speak to one another when the signal comes. Each may be anywhere: they hang.
+        trainer._signal_connector._sigterm_notifier_fn = partial(_end_all, trainer)  # type: ignore[method-assign]
     return trainer
+
+
+def _end_all(trainer: L.Trainer, number: int, frame: object) -> None:
+    """Ends the processes of a training at once: finished epochs are on the disk."""
+    del frame
+    if trainer.strategy.launcher is not None:
+        trainer.strategy.launcher.kill(signal.SIGKILL)
+    raise SystemExit(128 + number)
 
 
 def _check_sweep(world_size: int) -> None:
