@@ -17,6 +17,7 @@ import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import RichProgressBar, Timer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -172,7 +173,8 @@ def make_trainer(
         if left is not None and left <= 0:
             raise UserError("trainer.max_time", "no time to train in", "more, such as 00:01:30:00; or null")
     _check_sweep(trainer.world_size)
-    if trainer.world_size > 1:
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.world_size > 1 and not isinstance(environment, SLURMEnvironment):  # there it may be queueing anew
         # Lightning's lets the processes speak to one another when the signal comes. Each may be anywhere: they hang.
         trainer._signal_connector._sigterm_notifier_fn = partial(_end_all, trainer)  # type: ignore[method-assign]
     return trainer
