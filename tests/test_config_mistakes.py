@@ -275,3 +275,32 @@ def test_a_network_without_a_deterministic_kernel(runs: Path, monkeypatch: pytes
     line = str(told.value)
     assert line.startswith("trainer.deterministic: adaptive_avg_pool2d_backward_cuda does not have a deterministic")
     assert "trainer.deterministic=warn" in line
+
+
+class _Uncompiled(RuntimeError):
+    """As torch raises it where there is no compiler, and where a network cannot be compiled."""
+
+
+_Uncompiled.__module__ = "torch._inductor.exc"
+
+
+@pytest.mark.parametrize("fails", ["at once", "with the network"])
+def test_what_cannot_be_compiled(
+    main: Callable[..., Any], small: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    def compiled(work: Any, **options: Any) -> Any:
+        def call(images: torch.Tensor) -> torch.Tensor:
+            if fails == "at once" or isinstance(work, torch.nn.Module):
+                raise _Uncompiled("InvalidCxxCompiler: none was found\n\nSet a variable for more")
+            return images
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    done = main(*small, "recipe.compile=true")
+    right = "another network" if fails == "with the network" else "what torch.compile needs: "
+    told = f"error: recipe.compile: InvalidCxxCompiler: none was found; false, or {right}"
+    assert len(done.errors) == 1, str(done)
+    assert done.errors[0].startswith(told)
+    assert "Traceback" not in done.err
+    assert runs.exists() == (fails == "with the network")

@@ -40,6 +40,8 @@ def rehearse(drafted: Draft) -> None:
         _check_monitors(callbacks, marked=cfg.watermark.get("_target_") is not None)
     _check_logged(callbacks, trainer)
     device = trainer.strategy.root_device
+    if cfg.recipe.compile:
+        _check_compiler(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         _check_batch_norms(drafted.net, trainer, device)
         _check_step(drafted, trainer, device, ours)
@@ -76,6 +78,15 @@ def _check_logged(callbacks: Mapping[str, L.Callback], trainer: L.Trainer) -> No
         if isinstance(callback, (LearningRateMonitor, DeviceStatsMonitor)) and not trainer.loggers:
             wrong = f"{type(callback).__name__} has no logger to write to"
             raise UserError(f"callbacks.{key}", wrong, f"logger=csv or another, or ~callbacks.{key}")
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Torch needs compilers that are not its own."""
+    try:
+        torch.compile(torch.neg)(torch.zeros(2, device=device))
+    except Exception as error:  # whatever it calls
+        right = "false, or what torch.compile needs: a C++ compiler, and Triton for a GPU"
+        raise UserError("recipe.compile", reason_of(error), right) from error
 
 
 def _check_batch_norms(net: nn.Module, trainer: L.Trainer, device: torch.device) -> None:

@@ -19,7 +19,7 @@ from wmlightning.callbacks.accuracy import Accuracies
 from wmlightning.callbacks.guard import AccuracyGuard
 from wmlightning.config import plain
 from wmlightning.data.datamodule import WatermarkData
-from wmlightning.errors import UserError
+from wmlightning.errors import UserError, reason_of
 from wmlightning.files import write_bytes
 from wmlightning.job import Job
 from wmlightning.logged import note
@@ -131,6 +131,8 @@ class Training:
         except RuntimeError as error:
             if trainer.received_sigterm:  # another process of this training has ended, and was to speak to this one
                 raise SIGTERMException from error
+            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise UserError("recipe.compile", reason_of(error), "false, or another network") from error
             if "conditioned on metric" in str(error):  # EarlyStopping's
                 raise self._refused(error) from error
             if "does not have a deterministic implementation" not in str(error):
