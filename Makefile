@@ -50,10 +50,14 @@ dist: setup
 	$(BIN)/python -m build --quiet --no-isolation .
 	$(BIN)/twine check --strict dist/*
 
-# The wheel as users get it: in an environment that holds nothing else, from an empty folder.
+# The wheel as users get it: in an environment that holds nothing else, from an empty folder. Installed anew, but for torch
+# and CUDA: they are 5 GB, and would be the very files that $(VENV) has.
 EMPTY := build/empty
+LENT := -name torch -o -name 'torch-*' -o -name torchgen -o -name functorch -o -name 'triton*' -o -name 'nvidia*' -o -name 'cuda*'
 wheel: dist
-	rm -rf $(EMPTY) && mkdir -p $(EMPTY) && $(PYTHON) -m venv $(EMPTY)/venv
+	rm -rf $(EMPTY) && mkdir -p $(EMPTY)/lent && $(BIN)/python -m venv $(EMPTY)/venv
+	find $(VENV)/lib/python3*/site-packages -maxdepth 1 \( $(LENT) \) -exec ln -s "$$PWD/{}" $(EMPTY)/lent/ \;
+	for folder in $(EMPTY)/venv/lib/python3*/site-packages; do echo "$$PWD/$(EMPTY)/lent" >"$$folder/lent.pth"; done
 	$(EMPTY)/venv/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	cd $(EMPTY) && venv/bin/wmlightning-train dataset=procedural trainer.max_epochs=1 attack=prune
 	cd $(EMPTY) && venv/bin/wmlightning-verify --help >help.txt && venv/bin/python -m wmlightning.results runs
