@@ -53,6 +53,26 @@ TRAIN = [
     ("recipe.augment: it is left out; give it a value", "~recipe.augment"),
     ("dataset.mean: it is left out; give it a value", "~dataset.mean"),
     ("watermark.n_marks: it is left out; give it a value", "~watermark.n_marks"),
+    ("trainer.max_epoch: there is no such option; trainer.max_epochs\n", "trainer.max_epoch=3"),
+    ("max_epochs: there is no such option; trainer.max_epochs\n", "max_epochs=3"),
+    ("trainer.lr: there is no such option; recipe.optimizer.lr\n", "experiment=asiaccs2018/fresh trainer.lr=3"),
+    ("watermrk: there is no such option; watermark\n", "watermrk.text=A"),
+    ("watermark.text: there is no such option; one of n_triggers, ", "watermark.text=A"),
+    ("watermark.strength: there is no such option; one of n_triggers, ", "watermark=content watermark.strength=1"),
+    ("dataset.a: there is no such option; one of name, source, ", "dataset={a:1}"),
+    ("seed.x: there is no such option; seed itself, which holds no options", "seed.x=1"),
+    ("hydra.run.dirr: there is no such option; hydra.run.dir\n", "hydra.run.dirr=x"),
+    ("lr: there is no such option; recipe.optimizer.lr\n", "-m seed=1,2 lr=3"),
+    ("lr: there is no such option; recipe.optimizer.lr\n", "--cfg job lr=3"),
+    ("watermark: noise,content are several values; -m to sweep over them", "watermark=noise,content"),
+    ("seed: range(1,3) are several values; -m to sweep over them", "seed=range(1,3)"),
+    ("+dataset=mnist: it is there already; dataset=mnist\n", "+dataset=mnist"),
+    ("+seed=3: it is there already; seed=3\n", "+seed=3"),
+    ("++dataset=mnist: it is there already; dataset=mnist\n", "++dataset=mnist"),
+    ("~foo: there is none; leave it out", "~foo"),
+    ("dataset@x=mnist: Could not override 'dataset@x'; ", "dataset@x=mnist"),
+    ("seed: Interpolation key 'foo' not found", "seed=${foo}"),
+    ("nowhere: Cannot find primary config 'nowhere'. ", "--config-name=nowhere"),
 ]
 VERIFY = [
     ("suspect: null is no option; one of callable,", "suspect=null"),
@@ -60,10 +80,13 @@ VERIFY = [
     ("logger: null is no option; one of csv, many, none,", "logger=null"),
     ("suspect: it is left out; give it a value", "~suspect"),
     ("alpha: it is left out; give it a value", "~alpha"),
+    ("aplha: there is no such option; alpha\n", "aplha=0.1"),
+    ("suspect.url: there is no such option; one of _target_, path, ", "suspect=network suspect.url=x"),
 ]
 SERVE = [
     ("hydra/job_logging: null is no option; one of", "hydra/job_logging=null"),
     ("port: it is left out; give it a value", "~port"),
+    ("prot: there is no such option; port\n", "prot=1"),
 ]
 
 
@@ -81,7 +104,7 @@ def test_training(main: Command, runs: Path, line: str, typed: str) -> None:
 
 @pytest.mark.parametrize(("line", "typed"), VERIFY, ids=[typed for _, typed in VERIFY])
 def test_verifying(verify: Command, line: str, typed: str) -> None:
-    told(verify("key=owner.key", typed), 3, line)
+    told(verify("key=owner.key", *typed.split()), 3, line)
 
 
 @pytest.mark.parametrize(("line", "typed"), SERVE, ids=[typed for _, typed in SERVE])

@@ -18,6 +18,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
+from wmlightning.composing import check_composes
 from wmlightning.config import CONF, plain
 from wmlightning.errors import UserError, listed
 from wmlightning.files import named
@@ -74,7 +75,7 @@ def check_typed(config_name: str) -> None:
         places.prepend("command-line", f"file://{own}", SearchPathQuery(provider="schema"))
     loader = ConfigLoaderImpl(places)
     try:
-        typed = OverridesParser.create().parse_overrides(arguments.overrides)
+        typed = OverridesParser.create(loader).parse_overrides(arguments.overrides)
     except OverrideParseException as error:
         wrong = f"it is no setting ({' '.join(str(error).splitlines()[:-1])})"  # the last names a page of Hydra's
         raise UserError(error.override, wrong, "KEY=VALUE, +KEY=VALUE or ~KEY, in quotes where needed") from error
@@ -91,6 +92,8 @@ def check_typed(config_name: str) -> None:
             raise UserError("hydra.searchpath", str(error), "[file:///FOLDER]") from error
         if options:
             _check_choices(override, options)
+    if not arguments.shell_completion:
+        check_composes(loader, config_name, typed, arguments.multirun)
 
 
 def _check_choices(override: Override, options: list[str]) -> None:
