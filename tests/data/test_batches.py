@@ -13,6 +13,7 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 
 from tests.helpers import few, numbered, read_numbers, some_images
+from wmlightning.data import loading
 from wmlightning.data.batches import Batch, CleanImages, EvalPlan, HeldImages, ImageSet, MergedImages, TrainPlan
 from wmlightning.data.loading import Loading
 
@@ -28,6 +29,8 @@ def _epoch(epoch: int = 0, **options: Any) -> list[list[list[int]]]:
     shares = [[index.tolist() for index, _ in plan] for plan in plans]
     for plan, share in zip(plans, shares, strict=True):
         assert len(share) == len(plan) == len(plans[0])
+        is_marked = [[i >= options["n_clean"] for i in batch] for batch in share]
+        assert is_marked == list(map(sorted, is_marked)), "marked images come last"
     return shares
 
 
@@ -222,18 +225,16 @@ def test_merged_images_are_the_clean_and_the_marked_ones_with_their_labels(chose
     index = torch.arange(1, 60, 3)  # 20 of them
     batch = MergedImages(SOURCE, index, _marked())[torch.tensor(chosen), seed]
     assert batch.seed == seed
-    clean = [i for i in chosen if i < 20]
-    marked = [i - 20 for i in chosen if i >= 20]
-    n = len(clean)
+    is_clean = torch.tensor(chosen) < 20
     assert len(batch.images) == len(batch.labels) == len(batch.groups) == len(chosen)
-    split, numbers, labels = read_numbers(batch.images[:n])
+    split, numbers, labels = read_numbers(batch.images[is_clean])
     assert set(split.tolist()) <= {1}
-    assert numbers.tolist() == index[clean].tolist()
-    assert batch.labels[:n].tolist() == labels.tolist()
-    assert (batch.groups[:n] == -1).all()
-    assert (batch.images[n:] == 200).all()
-    assert (batch.labels[n:] == 4).all()
-    assert batch.groups[n:].tolist() == marked
+    assert numbers.tolist() == index[[i for i in chosen if i < 20]].tolist()
+    assert batch.labels[is_clean].tolist() == labels.tolist()
+    assert (batch.groups[is_clean] == -1).all()
+    assert (batch.images[~is_clean] == 200).all()
+    assert (batch.labels[~is_clean] == 4).all()
+    assert batch.groups[~is_clean].tolist() == [i - 20 for i in chosen if i >= 20]
     assert batch.images.dtype == torch.uint8
     assert batch.labels.dtype == batch.groups.dtype == torch.int64
 
@@ -253,8 +254,11 @@ def test_evaluated_images_are_those_of_their_split_grouped_by_class() -> None:
     assert held[torch.tensor([6, 2]), 0].groups.tolist() == [6, 2]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_loaders_hand_out_the_planned_batches_with_and_without_workers(workers: int) -> None:
+@pytest.mark.parametrize(("workers", "at_once"), [(0, 0), (0, 5000), (0, 2**21), (2, 2**21)])
+def test_loaders_hand_out_the_planned_batches_with_and_without_workers(
+    workers: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_GATHERED_AT_ONCE", at_once)
     dataset = MergedImages(SOURCE, torch.arange(60), _marked())
     plan = TrainPlan(60, 7, 16, seed=3)
     loader = Loading(num_workers=workers).loader(dataset, plan, workers=True)

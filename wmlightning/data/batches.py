@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -54,8 +54,8 @@ class ImageSet:
 class TrainPlan(Sampler[tuple[Tensor, int]]):
     """Which images make which batch: a function of seed and epoch alone, so that a resumed run sees the same.
 
-    Image i < n_clean is a clean one; the others are marked. Every batch is shared out evenly among the processes,
-    every clean image comes once per epoch, in one process.
+    Image i < n_clean is a clean one; the others are marked, and come last in each batch. Every batch is shared out
+    evenly among the processes, every clean image comes once per epoch, in one process.
 
     Args:
         n_clean: number of clean images.
@@ -87,6 +87,7 @@ class TrainPlan(Sampler[tuple[Tensor, int]]):
         negatives_per_batch: int = 0,
         frozen: bool = False,
     ) -> None:
+        self.n_clean = n_clean
         n_triggers = n_marked - n_negatives
         kinds = [(n_clean, n_triggers, per_batch), (n_clean + n_triggers, n_negatives, negatives_per_batch)]
         #: What comes in turns: where its numbers begin, how many there are, and how many come in each batch.
@@ -111,10 +112,11 @@ class TrainPlan(Sampler[tuple[Tensor, int]]):
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         draw = generator(self.seed, "batches", self.epoch)
         order = torch.randperm(self.n_mixed, generator=draw)
-        marked = self._marked_turns(draw)
-        for step, batch in enumerate(torch.tensor_split(order, self.n_batches)):
-            whole = torch.cat([batch, marked[step]])
-            yield whole[self.rank :: self.world_size], role_seed(self.seed, "augment", self.epoch, step, self.rank)
+        turns = self._marked_turns(draw)
+        whole = map(torch.cat, zip(torch.tensor_split(order, self.n_batches), turns, strict=True))
+        shares = [batch[self.rank :: self.world_size] for batch in whole]
+        for step, share in enumerate(_marked_last(shares, self.n_clean)):
+            yield share, role_seed(self.seed, "augment", self.epoch, step, self.rank)
 
     def _marked_turns(self, draw: torch.Generator) -> Tensor:
         """The marked images of each batch: int64 ``(n_batches, k)``."""
@@ -124,6 +126,13 @@ class TrainPlan(Sampler[tuple[Tensor, int]]):
             turns = [first + torch.randperm(n, generator=draw) for _ in range(-(-needed // n))]
             parts.append(torch.cat(turns)[:needed].view(self.n_batches, each))
         return torch.cat(parts, dim=1)
+
+
+def _marked_last(batches: list[Tensor], n_clean: int) -> Sequence[Tensor]:
+    """Sorts all batches of an epoch at once, which takes as long as a few of them by themselves."""
+    sizes = [len(batch) for batch in batches]
+    images, step = torch.cat(batches), torch.repeat_interleave(torch.tensor(sizes))
+    return torch.split(images[(2 * step + (images >= n_clean)).argsort(stable=True)], sizes)
 
 
 class EvalPlan(Sampler[tuple[Tensor, int]]):
@@ -171,15 +180,17 @@ class MergedImages(Dataset[Batch]):
     def __getitem__(self, item: tuple[Tensor, int]) -> Batch:
         chosen, seed = item
         n_clean = len(self.index)
-        clean = chosen[chosen < n_clean]
+        is_clean = chosen < n_clean
+        clean, marked = chosen[is_clean], chosen[~is_clean] - n_clean
         images = self.source.images("train", self.index[clean])
         labels = self.clean_labels[clean]
         groups = torch.full_like(labels, -1)
-        if len(clean) < len(chosen):
-            rest = chosen[chosen >= n_clean] - n_clean
-            images = torch.cat([images, self.marked.images[rest]])
-            labels = torch.cat([labels, self.marked.labels[rest]])
-            groups = torch.cat([groups, self.marked.groups[rest]])
+        if len(marked):
+            place = (~is_clean).long().argsort(stable=True).argsort()  # of each image in what is put together here
+            held = self.marked
+            images = torch.cat([images, held.images[marked]])[place]
+            labels = torch.cat([labels, held.labels[marked]])[place]
+            groups = torch.cat([groups, held.groups[marked]])[place]
         return Batch(images, labels, groups, seed)
 
 

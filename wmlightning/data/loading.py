@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from wmlightning.data.batches import Batch, MergedImages
+from wmlightning.data.batches import Batch
 from wmlightning.errors import UserError
 
 _READ_AT_ONCE = 8192
+#: Batches are gathered together as long as they take no more bytes: what a processor keeps close by.
+_GATHERED_AT_ONCE = 2**21
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,9 @@ class OnDevice(Dataset[Batch]):
         self.images = torch.cat([part.images for part in parts])
         self.labels = torch.cat([part.labels for part in parts])
         self.groups = torch.cat([part.groups for part in parts])
-        self.n_clean = len(dataset.index) if isinstance(dataset, MergedImages) else len(dataset)
 
     def __getitem__(self, item: tuple[Tensor, int]) -> Batch:
         chosen, seed = item
-        chosen = torch.cat([chosen[chosen < self.n_clean], chosen[chosen >= self.n_clean]])  # marked ones come last
         chosen = chosen.to(self.images.device, non_blocking=True)
         return Batch(self.images[chosen], self.labels[chosen], self.groups[chosen], seed)
 
@@ -111,6 +112,18 @@ class _Telling(Dataset[Any]):
             return error
 
 
+def _gathered(dataset: Dataset[Batch], plan: Iterator[tuple[Tensor, int]]) -> Iterator[Batch]:
+    """The planned batches, small ones several at once: many operations on few images take longer than their work."""
+    n = 1
+    while items := list(islice(plan, n)):
+        chosen, seeds = zip(*items, strict=True)
+        whole = dataset[torch.cat(chosen), 0]
+        parts = (torch.split(part, [len(index) for index in chosen]) for part in whole[:3])
+        for images, labels, groups, seed in zip(*parts, seeds, strict=True):
+            yield Batch(images, labels, groups, seed)
+        n = max(1, n * _GATHERED_AT_ONCE // max(1, whole.images.nbytes))
+
+
 class _Loader(DataLoader[Batch]):
     """Raises mistakes that workers hand over, and does by itself what needs neither workers nor page-locked memory.
 
@@ -119,7 +132,7 @@ class _Loader(DataLoader[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         if not self.num_workers and not self.pin_memory:
-            yield from map(self.dataset.__getitem__, self.sampler)
+            yield from _gathered(self.dataset, iter(self.sampler))
             return
         for batch in super().__iter__():
             if isinstance(batch, UserError):
