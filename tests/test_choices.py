@@ -73,6 +73,8 @@ TRAIN = [
     ("dataset@x=mnist: Could not override 'dataset@x'; ", "dataset@x=mnist"),
     ("seed: Interpolation key 'foo' not found", "seed=${foo}"),
     ("nowhere: Cannot find primary config 'nowhere'. ", "--config-name=nowhere"),
+    ("--cfg: --multirun is said too; one of them", "--cfg job -m seed=1,2"),
+    ("--resolve: there is nothing to show; --cfg job --resolve", "--resolve"),
 ]
 VERIFY = [
     ("suspect: null is no option; one of callable,", "suspect=null"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,9 @@ SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
 #: ``KEY=~/NAME``, which shells leave alone and Hydra's grammar refuses.
 _AT_HOME = re.compile(r"^([^=]+=)~(?=/|$)")
 
+#: What Hydra is asked for, one thing at a time.
+_COMMANDS = ("run", "multirun", "cfg", "info", "shell_completion")
+
 
 def check_typed(config_name: str) -> None:
     """Checks this command's overrides before Hydra composes them: of some it tells in a traceback. Resolves ``~``.
@@ -62,10 +66,11 @@ def check_typed(config_name: str) -> None:
         config_name: of the command's config.
 
     Raises:
-        UserError: for what is no override, or chooses what a group does not offer; for a folder that is none.
+        UserError: for what is no override, or chooses what a group does not offer; for a folder that is none, and
+            commands of Hydra's that exclude one another.
     """
     sys.argv[1:] = [_AT_HOME.sub(lambda found: f"{found[1]}{named('~')}", argument) for argument in sys.argv[1:]]
-    arguments = get_args_parser().parse_args()
+    arguments = _arguments()
     config_name = arguments.config_name or config_name
     places = create_config_search_path(str(CONF / (arguments.config_path or "")))
     if arguments.config_dir is not None:
@@ -94,6 +99,16 @@ def check_typed(config_name: str) -> None:
             _check_choices(override, options)
     if not arguments.shell_completion:
         check_composes(loader, config_name, typed, arguments.multirun)
+
+
+def _arguments() -> Namespace:
+    arguments = get_args_parser().parse_args()
+    asked = [f"--{name.replace('_', '-')}" for name in _COMMANDS if getattr(arguments, name) not in (None, False)]
+    if len(asked) > 1:
+        raise UserError(asked[1], f"{asked[0]} is said too", "one of them")
+    if arguments.resolve and not (arguments.cfg or arguments.help):
+        raise UserError("--resolve", "there is nothing to show", "--cfg job --resolve")
+    return arguments
 
 
 def _check_choices(override: Override, options: list[str]) -> None:
