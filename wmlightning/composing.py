@@ -34,8 +34,9 @@ def check_composes(loader: ConfigLoaderImpl, config_name: str, typed: Sequence[O
         UserError: for a setting that there is no option for, ``+`` and ``~`` in the wrong place, several values without
             a sweep, and whatever else Hydra refuses.
     """
+    single = [_single(override) for override in typed]
     try:
-        cfg = loader.load_configuration(config_name, [_single(override) for override in typed], RunMode.RUN)
+        cfg = loader.load_configuration(config_name, single, RunMode.RUN)
     except HydraException as error:
         raise _in_one_line(error, loader, config_name, typed) from error
     if multirun or cfg.hydra.mode == RunMode.MULTIRUN:
@@ -52,7 +53,9 @@ def _single(override: Override) -> str:
     if not override.is_sweep_override():
         return str(override.input_line)
     values = override.value()
-    first = values.start if isinstance(values, IntervalSweep) else next(override.sweep_string_iterator(), "null")
+    first = values.start if isinstance(values, IntervalSweep) else next(override.sweep_string_iterator(), None)
+    if first is None:
+        raise UserError(override.key_or_group, f"{override.get_value_string()} is nothing", "at least one value")
     return f"{override.get_key_element()}={first}"
 
 
@@ -69,7 +72,7 @@ def _in_one_line(
     if told[0].startswith(_THERE):
         return UserError(line, "it is there already", line.lstrip("+"))
     if blamed.is_delete():
-        return UserError(line, "there is none", "leave it out")
+        return UserError(line, told[0].removeprefix("Could not delete from config. "), "leave it out")
     if isinstance(error.__cause__, (ConfigKeyError, ConfigAttributeError)) and "/" not in key:
         places = [str(one.input_line) for one in typed if one.key_or_group == "hydra.searchpath"]
         groups = [_single(one) for one in typed if _is_choice(one, loader, config_name, places)]
