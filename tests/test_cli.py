@@ -893,7 +893,6 @@ def test_each_batch_has_so_many_triggers_and_their_share_of_negatives(
     for batch in data.train_dataloader():
         marked = [image.tobytes() in triggers for image in batch.images[batch.groups >= 0].numpy()]
         assert (sum(marked), len(marked)) == (4, 4 + each)
-    assert job.identity["version"] == (2 if each else 1), "what weights follow from is another thing, with negatives"
 
 
 @pytest.mark.parametrize("lost", ["card.json", "model.safetensors"])

@@ -198,6 +198,7 @@ def test_mistake_is_told_in_one_line(
     [
         f"{FUSED} trainer.gradient_clip_val=1",
         f"{FUSED} trainer.precision=bf16-mixed",
+        "trainer.gradient_clip_val=1 trainer.precision=bf16-mixed",
         "trainer.sync_batchnorm=true model=resnet9",
         f"{STOP}.EarlyStopping +callbacks.stop.monitor=val/clean_acc",
         f"{STOP}.EarlyStopping +callbacks.stop.monitor=nonsense +callbacks.stop.strict=false",

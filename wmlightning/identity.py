@@ -13,14 +13,10 @@ from omegaconf import DictConfig
 from wmlightning.config import plain, unmarked_config, without
 from wmlightning.data.source import Source
 from wmlightning.files import file_digest
-from wmlightning.watermarks.base import PictureWatermark, Watermark
+from wmlightning.watermarks.base import Watermark
 
 #: Raise it when the same config no longer gives the same weights.
-_TRAINING_VERSION = 1
-#: The same for ``mix=per_batch`` with negatives, which have turns of their own since then.
-_VERSION_WITH_TURNS = 2
-#: Raise it when a model's decoys are others: pictures had decoys of their first mark alone.
-_DECOYS_OF_SEVERAL_PICTURES = 2
+_TRAINING_VERSION = 3
 
 #: Keys that change where, how watched or how fast a model is trained, but not which model it is.
 _NOT_IN_FINGERPRINT = {
@@ -64,10 +60,6 @@ def identity_of(cfg: DictConfig, source: Source, watermark: Watermark | None, pr
     logo = identity["watermark"].get("logo")
     if isinstance(logo, str) and Path(logo).is_file():  # its content, wherever it lies
         identity["watermark"]["logo"] = {"sha256": file_digest(Path(logo))}
-    if watermark is not None and cfg.watermark.mix == "per_batch" and cfg.watermark.negatives:
-        identity["version"] = _VERSION_WITH_TURNS
-    if isinstance(watermark, PictureWatermark) and cfg.watermark.n_marks > 1:
-        identity["decoys"] = _DECOYS_OF_SEVERAL_PICTURES
     if watermark is None:  # options of a watermark that is not there make no other model
         identity["watermark"] = plain(unmarked_config())
     defaults = {name: argument.default for name, argument in inspect.signature(L.Trainer).parameters.items()}

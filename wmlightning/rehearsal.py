@@ -106,7 +106,7 @@ def _check_step(drafted: Draft, trainer: L.Trainer, device: torch.device, ours: 
     groups = drafted.optimisation.groups_of(drafted.net)
     for group in groups:
         group["params"] = [_stand_in(weight, device, channels_last) for weight in group["params"]]
-    optimizer = drafted.optimisation.optimizer(groups)
+    optimizer = drafted.optimisation.build(groups, trainer)
     weights = [weight for group in groups for weight in group["params"]]
 
     def closure() -> torch.Tensor:

@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 import front
 import pages
+import torch
 
 from wmlightning.files import write_bytes
 from wmlightning.results.card import environment
@@ -28,7 +29,10 @@ def main() -> None:
     record = pages.measured()
     commit = (record["commit"] or "not recorded").partition("-")
     head = f"make bench{typed}, {record['date']}, commit {commit[0][:7]}{commit[1]}{commit[2]}"
-    parts = [f"{head}\n{record['platform']}, {record['cores']} cores, torch {environment()['versions']['torch']}"]
+    told = environment()
+    processor = f"{told['cpu'] or 'processor not known'} ({torch.backends.cpu.get_cpu_capability()})"
+    machine = f"{record['platform']}, {processor}, {record['cores']} cores, torch {told['versions']['torch']}"
+    parts = [f"{head}\n{machine}"]
     for name in PARTS:
         parts.append(_printed([str(HERE / name), *(sys.argv[1:] if name == PARTS[0] else [])]))
     write_bytes(RESULTS, ("\n\n".join(parts) + "\n").encode())

@@ -1,13 +1,13 @@
 """Training throughput against a bare PyTorch loop: ``make bench``.
 
 The baseline is the shortest loop that trains the same network on the same images, held as one uint8 tensor: shuffled
-indices, the same batched augmentation, autocast, backward, step; no logging, no validation, no checkpoint. It runs in a
-process of its own, where memory is managed as PyTorch finds it, and a second time beside our side with the settings
-that a run of ours makes (`wmlightning/process.py`). Against both: our LightningModule and DataModule with the accuracy
-callback, the resume point and the CSV logger on, without and with a watermark; and the same two in a plain loop, which
-tells what of the difference is ours and what is the Trainer's. Rounds take turns; a round is one epoch; medians of
-rounds are compared. Peak memory is that of a process of its own for each side. The images are random: speed does not
-depend on what they show.
+indices, the same batched augmentation, autocast, backward, step; no logging, no validation, no checkpoint. It runs in
+a process of its own, as PyTorch comes, and a second time beside our side with the settings that a run of ours makes:
+freed memory is kept (`wmlightning/process.py`), and the optimizer is fused (`Optimisation.build`). Against both: our
+LightningModule and DataModule with the accuracy callback, the resume point and the CSV logger on, without and with a
+watermark; and the same two in a plain loop, which tells what of the difference is ours and what is the Trainer's.
+Rounds take turns; a round is one epoch; medians of rounds are compared. Peak memory is that of a process of its own
+for each side. The images are random: speed does not depend on what they show.
 
 ``--device cuda`` compares on a GPU, which holds all images on both sides; peak memory is the GPU's.
 """
@@ -109,12 +109,12 @@ BATCH = 128
 class Bare:
     """The baseline."""
 
-    def __init__(self, case: Case, source: RandomImages, precision: str, device: str) -> None:
+    def __init__(self, case: Case, source: RandomImages, precision: str, device: str, **ours: bool) -> None:
         self.device = torch.device(device)
         self.images, self.labels = (part.to(self.device) for part in source.read("train"))
         self.case = case
         self.net = case.net().to(self.device, memory_format=torch.channels_last)
-        self.optimizer = case.optimizer(self.net.parameters())
+        self.optimizer = case.optimizer(self.net.parameters(), **ours)
         self.bf16 = precision == "bf16-mixed"
         self.draw = torch.Generator(self.device).manual_seed(0)
 
@@ -189,7 +189,7 @@ class WithoutTrainer:
         self.device, self.n_images = torch.device(device), ours.n_images
         self.data, self.module = ours.data, ours.module.to(device)
         self.data.loading = Loading(device=self.device)
-        self.optimizer = case.optimizer(self.module.optimisation.groups_of(self.module))
+        self.optimizer = case.optimizer(self.module.optimisation.groups_of(self.module), fused=True)
         self.bf16 = precision == "bf16-mixed"
 
     def epoch(self) -> float:
@@ -293,7 +293,7 @@ def _compare(name: str, case: Case, precision: str, device: str, rounds: int, n:
     stop_asking_for_gpus()
     sides = {
         "bare loop": Elsewhere(name, n, precision, device),
-        "bare loop, our allocator settings": Bare(case, source, precision, device),
+        "bare loop, our settings": Bare(case, source, precision, device, fused=True),
         "wmlightning without Trainer": WithoutTrainer(case, source, precision, device),
         "wmlightning, no watermark": Ours(case, source, precision, device, watermark=False),
         "wmlightning, noise watermark": Ours(case, source, precision, device, watermark=True),

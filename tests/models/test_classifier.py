@@ -142,7 +142,9 @@ def _groups(decay_all: bool, frozen: bool = False) -> tuple[nn.Module, list[dict
     if frozen:
         net[0].requires_grad_(False)
     optimizer = functools.partial(torch.optim.SGD, lr=0.1, weight_decay=0.01)
-    made = Classifier(net, Optimisation(optimizer, decay_all=decay_all)).configure_optimizers()
+    module = Classifier(net, Optimisation(optimizer, decay_all=decay_all))
+    module.trainer = tiny_trainer()
+    made = module.configure_optimizers()
     return net, made.param_groups
 
 
@@ -259,3 +261,40 @@ def test_steps_take_the_compiled_network_and_evaluation_the_plain_one(
     assert modes == [mode]
     assert stages == [True] * len(data.train_dataloader())
     assert list(module.state_dict()) == [f"net.{name}" for name in net.state_dict()]
+
+
+class Own(torch.optim.SGD):
+    """An optimizer of the user's: nobody knows how it steps."""
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options", "fused"),
+    [
+        (SGD, {}, True),
+        (functools.partial(torch.optim.Adam, lr=0.01), {"precision": "bf16-mixed"}, True),
+        (functools.partial(torch.optim.AdamW, lr=0.01), {"gradient_clip_val": 1.0}, True),
+        (functools.partial(torch.optim.AdamW, lr=0.01), {"gradient_clip_val": 1.0, "precision": "bf16-mixed"}, False),
+        (functools.partial(torch.optim.Adam, fused=False), {}, False),
+        (functools.partial(torch.optim.Adam, foreach=True), {}, False),
+        (functools.partial(torch.optim.RMSprop, lr=0.01), {}, False),
+        (functools.partial(Own, lr=0.01), {}, False),
+        (lambda groups: torch.optim.Adam(groups), {}, False),
+    ],
+)
+def test_updates_are_fused_where_that_is_safe(optimizer: Any, options: dict[str, Any], fused: bool) -> None:
+    trainer = tiny_trainer(**options)
+    trainer.fit(Classifier(tiny_net(1, 12, 2), Optimisation(optimizer)), datamodule=easy_data())
+    assert all(bool(group.get("fused")) == fused for group in trainer.optimizers[0].param_groups)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [functools.partial(SGD, momentum=0.9, nesterov=True, weight_decay=1e-3), torch.optim.AdamW]
+)
+def test_fused_updates_are_the_same_up_to_rounding(optimizer: Any) -> None:
+    trained = []
+    for how in ({}, {"fused": False}):
+        torch.manual_seed(0)
+        net = tiny_net(1, 12, 2)
+        _fit(Classifier(net, Optimisation(functools.partial(optimizer, **how))), easy_data(), epochs=3)
+        trained.append(torch.cat([weight.flatten() for weight in net.parameters()]))
+    assert torch.allclose(*trained, atol=1e-4)
