@@ -634,3 +634,9 @@ def test_a_service_that_takes_one_image_at_a_time(status: int) -> None:
     assert error.key == "suspect.batch_size"
     assert not isinstance(error, Unreachable)
     assert service.n_images == 1 + 15
+
+
+@pytest.mark.parametrize("url", ["http://h.example/", "http://h.example:80", "HTTP://H.EXAMPLE/", "http://h.example?"])
+def test_an_address_is_the_same_however_it_is_written(url: str) -> None:
+    """Looks at a suspect are counted by it: with a stroke at the end it was another suspect."""
+    assert api(url).name == api("http://h.example").name
