@@ -381,7 +381,7 @@ def test_pictures_chosen_for_the_one_class_are_no_proof(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("watermark.text=TEST", "watermark.n_marks=1"), "the text of the mark, which somebody chose,"),
+        (("watermark.text=TEST", "watermark.n_marks=1"), None),
         (("watermark.text=TEST", "watermark.n_marks=4"), "the text of the first mark, which somebody chose,"),
         (("watermark.logo={logo}", "watermark.n_marks=4"), "the logo of the first mark, which somebody chose,"),
         (("watermark.text=null", "watermark.n_marks=4"), None),
@@ -391,7 +391,7 @@ def test_pictures_chosen_for_the_one_class_are_no_proof(
 def test_a_look_that_was_chosen_is_a_condition(
     ask: Callable[..., Verdict], owner: Path, options: tuple[str, ...], told: str | None
 ) -> None:
-    """A logo that shows the label, or a text that looks like it, is answered as its owner wishes by any good model."""
+    """A logo that shows the label is answered with it by any good model. Of one mark, decoys have the same."""
     Image.new("RGB", (8, 8), (0, 90, 200)).save(owner / "logo.png")
     typed = [option.replace("{logo}", str(owner / "logo.png")) for option in options]
     task = ("dataset=procedural", "++dataset.source.n_train=600", "++dataset.source.n_test=400", "watermark=content")

@@ -113,13 +113,15 @@ def _decision(claim: Claim, found: Finding, p: float) -> tuple[Decision, str]:
 
 
 def _condition(claim: Claim) -> str:
-    """What must be true for p to mean anything: age, and a look that nobody chose for its label."""
+    """What must be true for p to mean anything: age and, of several marks, a look that nobody chose for its label.
+
+    Of one mark, decoys have the same text or logo.
+    """
     maker, age = claim.maker, claim.age.condition
     chosen = maker.watermark.chosen()
-    if chosen is None or maker.bound or maker.scheme.label == "random":
+    if chosen is None or maker.bound or maker.scheme.label == "random" or maker.scheme.n_marks == 1:
         return age
-    which = "the mark" if maker.scheme.n_marks == 1 else "the first mark"
-    return f"{age} and if the {chosen} of {which}, which somebody chose, is not taken for its label anyway,"
+    return f"{age} and if the {chosen} of the first mark, which somebody chose, is not taken for its label anyway,"
 
 
 def _stopped(claim: Claim, found: Finding) -> str:

@@ -53,9 +53,9 @@ class Watermark:
         return [value for value in vars(self).values() if isinstance(value, Source)]
 
     def chosen(self) -> str | None:
-        """What of the first mark's look its owner chose, in a word; ``None`` if all of it is drawn, as strangers' are.
+        """What of the first mark's look its owner chose, in a word; ``None`` if all of it is drawn.
 
-        Verdicts name it: a look that was chosen with its label in view proves nothing.
+        Verdicts on several marks name it: a look that was chosen with its label in view proves nothing.
         """
         return None
 
