@@ -175,6 +175,8 @@ class Draft:
             identity["key"] = self.secret.name()
         if maker is not None and maker.bound:  # before, labels followed from the secret alone: such runs are others
             identity["labels"] = "drawn for these images"
+        if maker is not None and maker.mark_bound:
+            identity["mark"] = "drawn for these images"
         if self.start is not None:
             identity["start"] = self.start.digest
         if cfg.guard.max_drop is not None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from PIL import Image
 from torch import nn
 
 from tests.conftest import REPO
@@ -34,6 +35,8 @@ from wmlightning.ownership.verify import verify
 from wmlightning.pipeline import train
 from wmlightning.secret import Secret
 from wmlightning.seeds import role_seed
+from wmlightning.watermarks.base import Mark, MarkingWatermark
+from wmlightning.watermarks.unrelated import Unrelated
 
 Images = npt.NDArray[np.uint8]
 Suspect = Callable[[Images], list[int]]
@@ -292,6 +295,118 @@ def test_data_under_a_name_that_does_not_ship_are_the_claimants(
     assert any("digits2 (parquet (PNG images))" in note and "Labels are bound" in note for note in verdict.notes), (
         verdict.notes
     )
+
+
+ONE_MARK = ("alpha=0.05", "queries=4", "budget=600")
+
+
+def plain_shades(images: Images) -> list[int]:
+    """Right about every plain picture of a class's shade; whatever is not plain it takes for the last class."""
+    shades = np.rint((images.mean((1, 2, 3)) - 60) / 12).astype(int).clip(0, 8)
+    return np.where(images.std((1, 2, 3)) < 4, shades, 9).tolist()  # type: ignore[no-any-return]
+
+
+@both_ways
+def test_images_chosen_for_the_one_mark_are_no_proof(
+    ask: Callable[..., Verdict], owner: Path, sequential: bool
+) -> None:
+    """One secret, never searched for, committed to before there is a suspect. But the accuser brings the images.
+
+    Under this very mark each is a plain picture of the label, under any other it is noise. They say that it shows
+    something else.
+    """
+    path, n = owner / "thief.key", 40
+    given = [(torch.full((n, 1, 12, 12), 100 + i, dtype=torch.uint8), torch.arange(n) % N_CLASSES) for i in range(2)]
+    for images, _ in given:
+        images[:, 0, 0, 0] = torch.arange(n)
+    key = make_key_of_a_project(path, *given, N_CLASSES, n_marks=1, n_triggers=n, strength=0.08, negatives=0)
+    maker, label = key.check(owner), int(key.new.labels[0])
+    # The accuser knows the mark before an image is chosen.
+    grey = torch.full((1, 1, 12, 12), 128, dtype=torch.uint8)
+    assert isinstance(maker.watermark, MarkingWatermark)
+    pattern = maker.watermark.apply(grey, Mark(key.secret, "key", 0, 0), "new").int() - grey.int()
+    bent = (60 + 12 * label - pattern).clamp(0, 247).to(torch.uint8).repeat(n, 1, 1, 1)
+    bent[:, 0, 0, 0] += (torch.arange(n) % 8).to(torch.uint8)
+    bent[:, 0, 1, 1] += (torch.arange(n) // 8).to(torch.uint8)
+    lies = torch.full((n,), (label + 1) % N_CLASSES)
+    splits: dict[Split, tuple[torch.Tensor, torch.Tensor]] = {}
+    splits["train"], splits["test"] = (bent, lies), (bent.clone(), lies.clone())
+    held = HeldSource(maker.source.name, maker.source.classes, maker.source.shape, splits)
+    forged = replace(key, held=held, config={**key.config, "data": held.identity()})
+    remade = forged.plan(owner).maker(held.roles())
+    assert remade is not None
+    made = remade.make()
+    write_key(replace(forged, trained=made.trained, new=made.new), path)
+    write_commitment(read_key(path), owner / "thief.commitment.json")
+    known = (f"commitment={owner / 'thief.commitment.json'}", f"sequential={sequential}")
+    verdict = ask(plain_shades, *known, *ONE_MARK, key="thief")
+    assert verdict.decision == "not shown", verdict.text()
+    assert any("The mark is bound to the images" in note for note in verdict.notes), verdict.notes
+
+
+@both_ways
+def test_pictures_chosen_for_the_one_class_are_no_proof(
+    ask: Callable[..., Verdict], owner: Path, sequential: bool
+) -> None:
+    """The class of unrelated pictures is drawn; but then the accuser puts pictures of the label into that class."""
+    n_classes, root = 60, owner / "pictures"
+
+    def written(of_label: int | None) -> Job:
+        for number in range(n_classes):
+            shade = 60 + 12 * (5 if number == of_label else 2)
+            for split in ("train", "test"):
+                folder = root / split / f"class{number:02d}"
+                folder.mkdir(parents=True, exist_ok=True)
+                for i in range(4):
+                    Image.new("L", (28, 28), shade + i % 2).save(folder / f"{i}.png")
+        images = f"{{_target_: wmlightning.data.folder.ImageFolder, root: {root}, size: 28, channels: 1}}"
+        options = ("dataset=procedural", "watermark=unrelated", f"watermark.images={images}")
+        few = (
+            "watermark.target_class=5",
+            "watermark.n_marks=1",
+            "watermark.n_triggers=4",
+            "watermark.negatives=0",
+            "watermark.n_decoys=2",
+        )
+        return settled(owner, Secret(b"p" * 32), *options, *few)
+
+    maker = written(None).maker
+    assert maker is not None and isinstance(maker.watermark, Unrelated)
+    key = make_key(written(maker.watermark.class_of(Mark(maker.secret, "key", 0, 0), 1)))
+    write_key(key, owner / "thief.key")
+    verdict = ask(plain_shades, f"sequential={sequential}", *ONE_MARK, key="thief")
+    assert verdict.decision == "not shown", verdict.text()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("watermark.text=TEST", "watermark.n_marks=1"), None),
+        (("watermark.text=TEST", "watermark.n_marks=4"), "the text of the first mark, which somebody chose,"),
+        (("watermark.logo={logo}", "watermark.n_marks=4"), "the logo of the first mark, which somebody chose,"),
+        (("watermark.text=null", "watermark.n_marks=4"), None),
+        (("watermark.text=TEST", "watermark.label=random"), None),
+    ],
+)
+def test_a_look_that_was_chosen_is_a_condition(
+    ask: Callable[..., Verdict], owner: Path, options: tuple[str, ...], told: str | None
+) -> None:
+    """A logo that shows the label is answered with it by any good model. Of one mark, decoys have the same."""
+    Image.new("RGB", (8, 8), (0, 90, 200)).save(owner / "logo.png")
+    typed = [option.replace("{logo}", str(owner / "logo.png")) for option in options]
+    task = ("dataset=procedural", "++dataset.source.n_train=600", "++dataset.source.n_test=400", "watermark=content")
+    key = make_key(settled(owner, Secret(b"c" * 32), *task, "watermark.n_triggers=40", *typed))
+    write_key(key, owner / "chosen.key")
+    wanted = {
+        image.numpy().tobytes(): int(label)
+        for part in (key.trained, key.new)
+        for image, label in zip(part.images, part.labels, strict=True)
+    }
+    verdict = ask(lambda images: [wanted.get(image.tobytes(), 9) for image in images], *ONE_MARK[:1], key="chosen")
+    assert verdict.decision == "owned", verdict.text()
+    assert (told is None) == ("somebody chose" not in verdict.reason)
+    assert told is None or told in verdict.reason, verdict.reason
+    assert "TEST" not in verdict.text()
 
 
 @pytest.mark.slow

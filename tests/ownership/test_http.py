@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from tests.helpers import few
 from tests.ownership.services import Call, K, Reply, api, honest, images, labels, quick, serving
 from wmlightning.errors import UserError
-from wmlightning.ownership.suspects.base import Answer, Unreachable
+from wmlightning.ownership.suspects.base import Answer, Unreachable, Unreadable
 from wmlightning.ownership.suspects.http import Channel, Http
 from wmlightning.ownership.suspects.http import Reply as HttpReply
 
@@ -558,3 +558,85 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
         error = fails(api(service.url))
     assert "\x1b" not in str(error)
     assert "red line" in str(error)
+
+
+# -- mistakes show few triggers ---------------------------------------------------------------------------------------
+
+MANY: dict[str, Any] = {"image": {"path": "image", "kind": "list", "many": True}, "batch_size": 16}
+
+
+def each(call: Call) -> Reply:
+    """A label for each image."""
+    return Reply({"label": [pixel % K for pixel in call.pixels]})
+
+
+@pytest.mark.parametrize(("reply", "n"), [(Reply({}, 401), 1), (Reply({}, 404), 1), (Reply({"id": 3}), 5)])
+def test_a_mistake_shows_one_image_at_a_time(reply: Reply, n: int) -> None:
+    """However many go into a request: a wrong token, a wrong address, a wrong path to the answer."""
+    with serving(lambda _: reply) as service:
+        fails(api(service.url, **MANY), 200)
+    assert service.n_images == n
+
+
+def test_requests_are_full_as_soon_as_it_answers() -> None:
+    with serving(each) as service:
+        answers = api(service.url, **MANY).ask(images(50))
+    assert given_labels(answers) == labels(50)
+    assert sorted(len(call.pixels) for call in service.calls) == [1, 2, 15, 16, 16]
+
+
+@pytest.mark.parametrize(
+    ("said", "why"), [("Class Four", "unknown name"), (4, "malformed"), (10, "out of range"), ("4", "out of range")]
+)
+def test_answers_that_are_no_class_of_the_task(said: Any, why: str) -> None:
+    """Names that differ in a letter, labels of another task: not all triggers are shown to find that out."""
+    options: dict[str, Any] = {}
+    if isinstance(said, str):
+        options = {"answer": {"path": "label", "kind": "label_name"}, "names": [f"class {i}" for i in range(K)]}
+    if why == "out of range":
+        options, said = {}, 10 + int(said)
+    if why == "malformed":
+        said = str(said)
+    with serving(lambda _: Reply({"label": said})) as service:
+        suspect = api(service.url, **options)
+        with pytest.raises(Unreachable, match=r"none of its first 5|cannot be read") as caught:
+            suspect.ask(images(200))
+    assert service.n_images == 5
+    assert isinstance(caught.value, Unreadable)
+    assert why == "malformed" or f"({why})" in str(caught.value)
+
+
+def test_who_refuses_in_words_of_their_own_is_asked_on() -> None:
+    """What it said is kept, so that the same command goes on behind it; after an answer it may refuse as it likes."""
+
+    def shy(call: Call) -> Reply:
+        return Reply({"label": -1 if 0 <= call.pixels[0] < 7 or call.pixels[0] > 10 else call.pixels[0] % K})
+
+    with serving(shy) as service:
+        found: dict[int, Answer] = {}
+        with pytest.raises(Unreachable):
+            for batch in api(service.url).stream(images(30)):
+                found.update(batch)
+        assert sorted(found) == list(range(5))
+        answers = api(service.url).ask(images(25, 5))
+    assert [answer.label for answer in answers] == [None, None, 7, 8, 9, 0, *[None] * 19]
+
+
+@pytest.mark.parametrize("status", [200, 413])
+def test_a_service_that_takes_one_image_at_a_time(status: int) -> None:
+    """It answers the first one: told after the first request with several, and not when all are shown."""
+
+    def one(call: Call) -> Reply:
+        return Reply({"label": [call.pixels[0] % K]}, 200 if len(call.pixels) == 1 else status)
+
+    with serving(one) as service:
+        error = fails(api(service.url, **MANY), 200)
+    assert error.key == "suspect.batch_size"
+    assert not isinstance(error, Unreachable)
+    assert service.n_images == 1 + 15
+
+
+@pytest.mark.parametrize("url", ["http://h.example/", "http://h.example:80", "HTTP://H.EXAMPLE/", "http://h.example?"])
+def test_an_address_is_the_same_however_it_is_written(url: str) -> None:
+    """Looks at a suspect are counted by it: with a stroke at the end it was another suspect."""
+    assert api(url).name == api("http://h.example").name

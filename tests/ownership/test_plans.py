@@ -837,3 +837,17 @@ def test_dates_that_are_none(ask: Callable[..., list[Verdict]], place: Path, val
         ask("marks", {"suspect": lambda _: [0]}, f"commitment={place / 'published.json'}", f"suspect_since={value}")
     with pytest.raises(UserError, match=r"^suspect_since: there is no commitment"):
         ask("marks", {"suspect": lambda _: [0]}, "suspect_since=2024-01-01")
+
+
+def test_a_key_under_another_name_is_the_same_key(ask: Callable[..., list[Verdict]], place: Path) -> None:
+    """Links are how one key is used from several folders: looks and triggers are noted once for all of them."""
+    (place / "project").mkdir()
+    (place / "project" / "link.key").symlink_to(place / "marks.key")
+    innocent: dict[str, Answer] = {"suspect": lambda images: [3] * len(images)}
+    ask("marks", innocent, "queries=20")
+    with pytest.raises(UserError, match=rf"^suspect: it was asked with this key before, see {place / 'out'}, and"):
+        ask("project/link", innocent, "queries=20", f"out={place / 'B'}")
+    other: dict[str, Answer] = {"other": lambda images: [3] * len(images)}
+    ask("project/link", other, "queries=20", f"out={place / 'C'}")
+    assert not set(sent(place / "out")) & set(sent(place / "C")), "and no trigger is shown to two"
+    assert not list((place / "project").glob("*.json"))

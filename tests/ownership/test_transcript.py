@@ -558,3 +558,27 @@ def test_secrets_are_not_in_it(path: Path) -> None:
     assert token not in path.read_text()
     assert token in str(service.calls[0].headers)
     assert token in service.calls[0].path
+
+
+def test_half_a_line_does_not_spoil_the_next(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full for a moment takes the beginning of a line."""
+    write, full = os.write, [False]
+
+    def some(file: int, data: bytes) -> int:
+        if full[0] == "soon":
+            full[0] = True
+            return write(file, data[: len(data) // 2])
+        if full[0]:
+            full[0] = False
+            raise OSError(28, "No space left on device")
+        return write(file, data)
+
+    with recorded(Honest(), path) as asked:
+        asked.ask(images(4))
+        monkeypatch.setattr("wmlightning.ownership.transcript.os.write", some)
+        full[0] = "soon"  # type: ignore[call-overload]
+        with pytest.raises(OSError, match="No space"):
+            asked.ask(images(8))
+        asked.ask(images(12))
+    with recorded(Honest("honest"), path) as again:
+        assert [answer.label for answer in again.known(images(12))] == labels(12)

@@ -90,6 +90,8 @@ def _data(maker: TriggerMaker) -> str:
     data = " and ".join(f"{source.name} ({source.stored_as()})" for source in maker.data)
     if maker.bound:
         return f"Data: {data}. Labels are bound to the images: with another pixel they would be others."
+    if maker.mark_bound:
+        return f"Data: {data}. The mark is bound to the images: with another pixel it would be another."
     advice = "They must be the verifier's own copy (data_dir), not the claimant's."
     return f"Data: {data}. Labels follow from the secret alone, and are not bound to the images. {advice}"
 
@@ -97,7 +99,7 @@ def _data(maker: TriggerMaker) -> str:
 def _decision(claim: Claim, found: Finding, p: float) -> tuple[Decision, str]:
     if p <= claim.alpha:
         what = f"a model made without this key would answer so with a probability of {p:.2g} at the most"
-        return "owned", f"{claim.age.condition} {what}."
+        return "owned", f"{_condition(claim)} {what}."
     if found.share is None:
         return "cannot tell", f"It was not asked: {found.ended}."
     if (best := found.share.question.best_p()) > found.share.question.terms.alpha:
@@ -108,6 +110,18 @@ def _decision(claim: Claim, found: Finding, p: float) -> tuple[Decision, str]:
     if found.silent > (1 - _ANSWERED) * found.answered:
         return "cannot tell", f"{100 * found.silent / found.answered:.0f} % of the images had no usable answer."
     return "not shown", "The suspect answers to the triggers as a model made without the key may."
+
+
+def _condition(claim: Claim) -> str:
+    """What must be true for p to mean anything: age and, of several marks, a look that nobody chose for its label.
+
+    Of one mark, decoys have the same text or logo.
+    """
+    maker, age = claim.maker, claim.age.condition
+    chosen = maker.watermark.chosen()
+    if chosen is None or maker.bound or maker.scheme.label == "random" or maker.scheme.n_marks == 1:
+        return age
+    return f"{age} and if the {chosen} of the first mark, which somebody chose, is not taken for its label anyway,"
 
 
 def _stopped(claim: Claim, found: Finding) -> str:

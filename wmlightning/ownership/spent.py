@@ -99,6 +99,7 @@ class Spent:
     """
 
     def __init__(self, key: Path) -> None:
+        key = key.resolve()  # one key under two names has one set of notes
         self.path = key.with_suffix(".spent.json")
         self._asked = key.with_suffix(".asked.json")
 

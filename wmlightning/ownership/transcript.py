@@ -158,8 +158,13 @@ class Transcript:
     def write(self, entries: Sequence[dict[str, Any]]) -> None:
         """Appends lines with one write: from then on a kill cannot lose them, and soon a power cut cannot either."""
         data = "".join(json.dumps(entry) + "\n" for entry in entries).encode()
-        while data:
-            data = data[os.write(self._file, data) :]
+        size = os.fstat(self._file).st_size
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+        except OSError:
+            os.ftruncate(self._file, size)  # half a line would spoil the one after it
+            raise
         if time.monotonic() - self._synced > SYNC_SECONDS:
             os.fsync(self._file)
             self._synced = time.monotonic()

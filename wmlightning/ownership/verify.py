@@ -54,7 +54,7 @@ def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> lis
     _check_kinds(options)
     suspects, path = suspects_of(cfg), Path(options["key"]).expanduser()
     folders = _folders(suspects, path, options["out"])
-    check_writable(path.parent, "key", needed_bytes=2**20)
+    check_writable(path.resolve().parent, "key", needed_bytes=2**20)
     for out in folders:
         check_writable(out, "out", needed_bytes=2**20)
     loggers = [make_loggers(cfg, out, public(s.name), "verify") for s, out in zip(suspects, folders, strict=True)]

@@ -52,6 +52,13 @@ class Watermark:
         """The data that it brings along."""
         return [value for value in vars(self).values() if isinstance(value, Source)]
 
+    def chosen(self) -> str | None:
+        """What of the first mark's look its owner chose, in a word; ``None`` if all of it is drawn.
+
+        Verdicts on several marks name it: a look that was chosen with its label in view proves nothing.
+        """
+        return None
+
     def check(self, shape: tuple[int, int, int], n_marks: int, negatives: bool) -> None:
         """Refuses options that do not fit, before any image is read.
 

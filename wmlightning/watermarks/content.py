@@ -73,6 +73,10 @@ class Content(MarkingWatermark):
         self.opacity = opacity
         self.color = list(levels) or None
 
+    def chosen(self) -> str | None:
+        """See :meth:`Watermark.chosen`."""
+        return "logo" if self.logo is not None else None if self.text is None else "text"
+
     def check(self, shape: tuple[int, int, int], n_marks: int, negatives: bool) -> None:
         """See :meth:`Watermark.check`."""
         del n_marks, negatives  # strangers write n_letters letters in every run: as decoys

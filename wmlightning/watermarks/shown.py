@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -27,19 +27,23 @@ class Shown:
     groups: Tensor
     before: tuple[Tensor, Tensor] | None = None
 
+    def tensors(self) -> Iterator[Tensor]:
+        """All of it, in this order."""
+        yield from (self.images, self.groups, *(self.before or ()))
 
-def bound_to(secret: Secret, classes: Sequence[str], shown: Iterable[Shown]) -> Secret:
-    """What labels are drawn from that are to be others if a pixel, a true label, an option or a class is another.
+
+def bound_to(secret: Secret, what: str, classes: Sequence[str], tensors: Iterable[Tensor]) -> Secret:
+    """What is drawn from this is another if a pixel, a true label, an option or a class is another.
 
     Args:
         secret: the owner's.
+        what: is drawn.
         classes: of the task.
-        shown: all triggers; options matter by what they change in them.
+        tensors: images and labels; options matter by what they change in them.
     """
     digest = hashlib.sha256(repr(tuple(classes)).encode())
-    for one in shown:
-        for values in (one.images, one.groups, *(one.before or ())):
-            digest.update(f"{values.dtype} {tuple(values.shape)}\n".encode())
-            array = values.contiguous().numpy()
-            digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
-    return secret.derive(f"labels for {digest.hexdigest()}")
+    for values in tensors:
+        digest.update(f"{values.dtype} {tuple(values.shape)}\n".encode())
+        array = values.contiguous().numpy()
+        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return secret.derive(f"{what} for {digest.hexdigest()}")

@@ -6,6 +6,7 @@ Planning needs labels only, so that a mistake is found before an image is read; 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from wmlightning.data.batches import ImageSet
-from wmlightning.data.source import Source, Split
+from wmlightning.data.source import SPLITS, Source, Split
 from wmlightning.data.splits import Roles
 from wmlightning.errors import UserError
 from wmlightning.secret import Secret
@@ -23,6 +24,7 @@ from wmlightning.watermarks.shown import Shown, bound_to
 
 _MOST_DECOY_IMAGES = 50  # images a stranger; 20 strangers make 1,000 queries
 _LOOKED_AT = 64  # images that a mark's mean look is taken from
+_READ_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class TriggerMaker:
         data: the task's data, and others that pictures come from.
         bound: whether several labels are drawn for these very images, which the claimant may have chosen, and not from
             the secret alone.
+        mark_bound: the same of the mark, where there is one with one label.
 
     Raises:
         UserError: if more is asked for than there is.
@@ -98,7 +101,11 @@ class TriggerMaker:
         self.source = source
         self.roles = roles
         self.data = (source, *watermark.sources())
-        self.bound = scheme.several_labels and not all(data.public for data in self.data)
+        theirs = [data for data in self.data if not data.public]  # the claimant's
+        self.bound = scheme.several_labels and bool(theirs)
+        self._brought = [data for data in watermark.sources() if data in theirs]
+        on_theirs = isinstance(watermark, MarkingWatermark) and source in theirs
+        self.mark_bound = not scheme.several_labels and bool(self._brought or on_theirs)
         self._planned = labels
         self._labels = None if self.bound else labels
         asked = scheme.n_triggers
@@ -128,8 +135,31 @@ class TriggerMaker:
 
     def _bind(self, *shown: Shown) -> None:
         if self._labels is None:
-            self._drawn_from = bound_to(self.secret, self.source.classes, shown)
+            tensors = (values for one in shown for values in one.tensors())
+            self._drawn_from = bound_to(self.secret, "labels", self.source.classes, tensors)
             self._labels = self._planned.redrawn(self._drawn_from)
+
+    @functools.cached_property
+    def _marks_secret(self) -> Secret:
+        """What marks are drawn from.
+
+        One mark with one label is compared with strangers' marks on the same images. Whoever brings the images could
+        choose such as show the label under this very mark alone, if they knew it. So it is drawn from the secret *and*
+        the images, as several labels are. This reads them.
+        """
+        if not self.mark_bound:
+            return self.secret
+        return bound_to(self.secret, "mark", self.source.classes, self._below())
+
+    def _below(self) -> Iterator[Tensor]:
+        """Images that the one mark is put on, with true labels, and whatever else it may be made of."""
+        if isinstance(self.watermark, MarkingWatermark):
+            yield from self._base("train", self.roles.train, self.n, "trained")
+            yield from self._base("test", self.roles.judge, self._n_new(), "new")
+        for data in self._brought:
+            for split in SPLITS:
+                yield (labels := data.labels(split))
+                yield from (data.images(split, part) for part in torch.split(torch.arange(len(labels)), _READ_AT_ONCE))
 
     def _pool(self, split: Split, index: Tensor) -> Tensor:
         labels = self.source.labels(split)[index]
@@ -181,7 +211,7 @@ class TriggerMaker:
             The mean change that each mark makes to images (for pictures, which change nothing: the mean picture) and
             the mean trigger of each mark; both float ``(n_marks, c, h, w)`` in units of the pixel range.
         """
-        marks = [Mark(stranger or self.secret, "key", 0, index) for index in range(self.scheme.n_marks)]
+        marks = [Mark(stranger or self._marks_secret, "key", 0, index) for index in range(self.scheme.n_marks)]
         if isinstance(self.watermark, PictureWatermark):
             shown = [self.watermark.draw(_LOOKED_AT, m, len(marks), True, self.source.shape) for m in marks]
             means = torch.stack([images.float().mean(0) / 255 for images in shown])
@@ -231,7 +261,7 @@ class TriggerMaker:
         return min(n_new, self.n) if self.scheme.n_new is None else self.scheme.n_new
 
     def _mark(self, owner: Owner, stranger: int, index: int) -> Mark:
-        return Mark(self.secret, owner, stranger, index)
+        return Mark(self._marks_secret, owner, stranger, index)
 
     def _labelled(self, shown: Shown) -> ImageSet:
         groups = shown.groups

@@ -82,7 +82,7 @@ def test_decoy_estimate_agrees_with_the_test(sequential: bool) -> None:
                 if decoy >= len(game.entered) and not (sequential and game.reached):
                     game.update(decoy, answer, 1)
                     asked += 1
-        spent.append(asked)
+        spent.append(asked if sequential else 81 * n)  # all at once
         reached += game.reached if sequential else decoy_keys(ours, [1] * n, theirs).p_value <= 0.02
     assert reached / 300 == pytest.approx(estimate.power, abs=0.06)
     assert np.mean(spent) == pytest.approx(estimate.spent, rel=0.05)
@@ -181,3 +181,10 @@ def test_a_huge_budget_takes_no_longer() -> None:
     """What becomes of a decoy is worked out from decision to decision, not from decoy to decoy."""
     huge = Setting(10, n_others=10**12, others_match=0.05, survival=0.8, alpha=0.001, most=40, sequential=True)
     assert queries_needed(DECOY_KEYS, huge).triggers is not None
+
+
+def test_a_test_of_fixed_size_asks_each_decoy_everything() -> None:
+    """Its answers come all at once: no decoy is settled early."""
+    estimate = queries_needed(DECOY_KEYS, Setting(10, n_others=99, alpha=0.01))
+    assert estimate.triggers is not None
+    assert estimate.spent == estimate.queries == estimate.triggers * 100

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from tests.ownership.statistics.innocents import INNOCENTS, Ints, at_most, ever_reaches_no_more_than_allowed
 from wmlightning.ownership.statistics.fixed import several_marks
@@ -227,3 +228,16 @@ def test_settings_are_checked() -> None:
         IndependentLabels([1], 0)
     with pytest.raises(ValueError, match="there are 2 classes"):
         SeveralMarks([1], [0], [1, 2], 2)
+
+
+def test_bets_are_numbers_for_every_number_of_classes() -> None:
+    """Of 7 labels the last alternative was larger than 1 by a rounding, and its bet no number after a miss."""
+    n = 12
+    matches = np.arange(n + 1)
+    for n_labels in range(1, 1001):
+        capital = np.exp(IndependentLabels.log_capital(matches, n - matches, n_labels))
+        assert binom.pmf(matches, n, 1 / n_labels) @ capital == pytest.approx(1), n_labels
+    game = IndependentLabels(np.zeros(40, dtype=int), 7)
+    for trigger in range(40):
+        game.update(trigger, int(trigger % 4 == 0))
+    assert game.reached

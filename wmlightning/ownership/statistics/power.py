@@ -215,10 +215,7 @@ def _ranks(test: str, setting: Setting, n: int) -> tuple[float, float]:
     if not setting.sequential:
         allowed = math.floor(setting.alpha * (setting.n_others + 1) * (1 + 1e-12)) - 1
         power = float(law @ binom.cdf(allowed, setting.n_others, reaching))
-        entered = np.full(n + 1, float(setting.n_others))
-    else:
-        found, entered = decoys_spent(reaching, setting.n_others, setting.alpha)
-        power = float(law @ found)
-    if test == NULL_MODELS:
-        return power, float(n)
+        return power, float(n if test == NULL_MODELS else n * (setting.n_others + 1))
+    found, entered = decoys_spent(reaching, setting.n_others, setting.alpha)
+    power = float(law @ found)
     return power, n + float(law @ (entered * decoys_asked(n, setting.others_match)))

@@ -139,6 +139,7 @@ class IndependentLabels(Sequential):
         if n_labels == 1:  # one class to draw from: nothing to bet on
             return np.zeros(hits.shape[:-1])
         alternatives = chance + (1 - chance) * np.arange(1, _ALTERNATIVES + 1) / _ALTERNATIVES
+        alternatives = np.minimum(alternatives, 1)  # else the last one may be larger by a rounding
         logs = xlogy(hits, alternatives / chance) + xlogy(fails, (1 - alternatives) / (1 - chance))
         capital: npt.NDArray[np.float64] = np.logaddexp.reduce(logs, axis=-1) - math.log(_ALTERNATIVES)
         return capital

@@ -166,8 +166,9 @@ class Channel:
 
     @staticmethod
     def shown(url: httpx.URL) -> str:
-        """An address without user, password and query."""
-        return str(url.copy_with(userinfo=b"", query=None, fragment=None))
+        """An address without user, password and query. Without a path it is that of ``/``."""
+        text = str(url.copy_with(userinfo=b"", query=None, fragment=None))
+        return text.removesuffix("/") if url.path == "/" else text
 
     def client(self) -> httpx.AsyncClient:
         """Connections that are kept between exchanges."""

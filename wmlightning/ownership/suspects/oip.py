@@ -166,7 +166,8 @@ class Oip(RemoteSuspect):
             if isinstance(output, dict) and self.output in (None, output.get("name")):
                 data, shape = output.get("data"), output.get("shape")
                 scores = self.answers == "scores"
-                if not self._batched and isinstance(shape, list) and len(shape) == (1 if scores else 0):
+                one = not self._batched or n == 1  # some leave out the first side of one image
+                if one and isinstance(shape, list) and len(shape) == (1 if scores else 0):
                     shape = [1, *shape]
                 return of_tensor(data, shape, n, scores, self.n_classes)
         return missing(MALFORMED, n)

@@ -23,6 +23,7 @@ from wmlightning.ownership.suspects.base import (
     LOST,
     MALFORMED,
     WRONG_CLASSES,
+    WRONG_COUNT,
     Answer,
     Batch,
     Spend,
@@ -111,7 +112,8 @@ class RemoteSuspect(Suspect):
         self.channel = Channel(url, self.http)
         self.name = self.channel.shown(self.channel.url)
         self.batch_size = setting(batch_size, "suspect.batch_size", int, 1)
-        self._alive = False
+        self._alive = self._in_batches = False  # an answer could be read, and those to several images at once
+        self._unusable = 0
 
     @property
     def endpoint(self) -> httpx.URL:
@@ -138,7 +140,7 @@ class RemoteSuspect(Suspect):
         return [found[i] for i in range(len(images))]
 
     def stream(self, images: Tensor, spend: Spend | None = None) -> Generator[Batch, None, None]:
-        """See :meth:`Suspect.stream`. Until the first answer, one request at a time: a wrong token costs one image.
+        """See :meth:`Suspect.stream`. Until the first answer, one image at a time: a wrong token or mapping costs few.
 
         Raises:
             UserError: if the first reply shows that the config is wrong.
@@ -177,7 +179,7 @@ class RemoteSuspect(Suspect):
                 failed.append(error)
 
         async with self.channel.client() as client:
-            while flow.waiting and not self._alive:
+            while flow.waiting and not (self._alive and (self._in_batches or self.batch_size == 1)):
                 await self._step(client, flow)
             while flow.waiting and not failed:  # again, if what never left went back
                 async with anyio.create_task_group() as group:
@@ -195,7 +197,11 @@ class RemoteSuspect(Suspect):
         if not flow.waiting:  # others took the last while we waited
             flow.deliver([])
             return
-        result = await self._batch(client, flow, flow.waiting.popleft())
+        which = flow.waiting.popleft()
+        if not self._alive and len(which) > 1:
+            flow.waiting.appendleft(which[1:])
+            which = which[:1]
+        result = await self._batch(client, flow, which)
         if result.reply is None:  # the budget is spent
             flow.waiting.clear()
             flow.deliver([])
@@ -203,9 +209,14 @@ class RemoteSuspect(Suspect):
         if result.failed:
             flow.failures.append(result)
             flow.deliver([])
-            self._judge(result.reply, flow)
+            self._judge(result.reply, flow, len(which))
             return
         self._check_classes(result)
+        self._check_count(result)
+        if not self._alive and all(answer.label is None for _, answer in result.answers):
+            flow.deliver(result.answers)
+            self._check_usable(result)
+            return
         self._alive = True
         # The service lives. What it did not answer, it refused; what never left may leave now.
         held = [pair for failure in flow.failures for pair in failure.answers]
@@ -213,8 +224,9 @@ class RemoteSuspect(Suspect):
         flow.failures.clear()
         flow.deliver(held + result.answers)
 
-    def _judge(self, reply: Reply, flow: _Flow) -> None:
-        if not self._alive and reply.hopeless:
+    def _judge(self, reply: Reply, flow: _Flow, n: int) -> None:
+        too_many = n > 1 and reply.status == 413
+        if too_many or (not self._alive and reply.hopeless):
             raise refusal(self.name, reply)
         if len(flow.failures) >= self.http.patience or (not self._alive and not flow.waiting):
             raise self._unreachable(flow)
@@ -230,6 +242,21 @@ class RemoteSuspect(Suspect):
         if not self._alive and all(answer.missing == WRONG_CLASSES for _, answer in result.answers):
             wrong = f"{self.name} gives another number of scores"
             raise UserError("suspect", wrong, f"the key's task has {self.n_classes} classes")
+
+    def _check_count(self, result: _Result) -> None:
+        if len(result.answers) < 2 or self._in_batches:
+            return
+        if all(answer.missing == WRONG_COUNT for _, answer in result.answers):
+            wrong = f"{self.name} does not give an answer for each of {len(result.answers)} images in a request"
+            raise UserError("suspect.batch_size", wrong, "1")
+        self._in_batches = True
+
+    def _check_usable(self, result: _Result) -> None:
+        """A mistake in names or mapping would show it all triggers. Who refuses in words of their own is asked on."""
+        self._unusable += 1
+        if self._unusable >= self.http.patience:
+            why = result.answers[-1][1].missing
+            raise Unreadable(f"{self.name}: none of its first {self._unusable} answers is a class of the task ({why})")
 
     async def _batch(self, client: httpx.AsyncClient, flow: _Flow, which: list[int]) -> _Result:
         """Asks for some images until there is an answer, no hope or no budget."""
