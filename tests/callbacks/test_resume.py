@@ -143,6 +143,13 @@ def _stopping() -> L.Callback:
     return EarlyStopping(monitor="train/loss", mode="max", patience=1)
 
 
+class _Once(L.Callback):
+    """Asks for an end once, early: Lightning keeps to it when trainer.min_epochs are there."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.current_epoch == 0
+
+
 def _swa() -> L.Callback:
     return StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2)
 
@@ -163,6 +170,8 @@ def _swa() -> L.Callback:
         (_swa, {}),
         (_stopping, {"max_epochs": 10}),
         (_stopping, {"max_epochs": 10, "max_steps": 1000}),
+        (_Once, {"min_epochs": 3}),
+        (_Once, {"min_steps": 15}),  # within the third
     ],
 )
 def test_from_every_epoch_it_ends_alike(

@@ -91,6 +91,7 @@ class ResumePoint(ModelCheckpoint):
         self._started: float | None = None
         self._validated: int | None = None
         self._max_steps = -1
+        self._stopping = False
         self._state_key = super().state_key
 
     @property
@@ -128,6 +129,7 @@ class ResumePoint(ModelCheckpoint):
         """Starts the clock."""
         super().on_train_start(trainer, pl_module)
         trainer.fit_loop.epoch_loop.max_steps = self._max_steps
+        trainer.should_stop = trainer.should_stop or self._stopping
         self._started = time.monotonic()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -150,6 +152,7 @@ class ResumePoint(ModelCheckpoint):
         found = trainer.callback_metrics.items()
         metrics = {name: float(value) for name, value in found if not name.startswith(stale)}
         self.history.append({"epoch": trainer.current_epoch, "step": trainer.global_step - 1, **metrics})
+        self._stopping = trainer.should_stop  # it stays so, whatever comes, until trainer.min_epochs are there
         if not _ends_for_good(trainer):
             super().on_train_epoch_end(trainer, pl_module)
 
@@ -223,10 +226,11 @@ class ResumePoint(ModelCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Adds what must survive a kill."""
-        return {**super().state_dict(), "history": self.history, "seconds": self.seconds}
+        return {**super().state_dict(), "history": self.history, "seconds": self.seconds, "stopping": self._stopping}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes it up again."""
         super().load_state_dict(state_dict)
         self.history = list(state_dict["history"])
         self.seconds_before = float(state_dict["seconds"])
+        self._stopping = bool(state_dict.get("stopping"))
