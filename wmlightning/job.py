@@ -246,6 +246,8 @@ def draft(cfg: DictConfig, writes: bool = True, secret: Secret | None = None, st
         wrong = f"{in_each} marked images in batches of {cfg.recipe.batch_size}"
         raise UserError("watermark.per_batch", wrong, "fewer, so that clean ones have room")
     net = network_of(cfg, plan.source, seed)
+    if cfg.recipe.channels_last and any(weight.ndim == 5 for weight in net.state_dict().values()):
+        raise UserError("recipe.channels_last", f"{_last(cfg.model)} has weights of five dimensions", "false")
     _check_optimisation(optimisation, net)
     if writes:
         check_writable(Path(cfg.runs_dir), "runs_dir", _bytes_needed(net))
@@ -269,6 +271,10 @@ def network_of(cfg: DictConfig, source: Source, seed: int) -> nn.Module:
         if not isinstance(inner, nn.Module):
             raise UserError("model._target_", f"{cfg.model._target_} makes no torch module", "a network class")
         net = Normalized(inner, mean, std)
+        for name, value in net.state_dict().items():
+            if not isinstance(value, torch.Tensor):
+                wrong = f"{_last(cfg.model)} keeps a state that is no tensor ({name.removeprefix('net.')})"
+                raise UserError("model", wrong, "a network whose state_dict holds tensors alone")
         if any(torch.nn.parameter.is_lazy(tensor) for tensor in net.state_dict().values()):
             _answer(net.eval(), cfg, source)  # makes the weights of lazy layers, which cannot be copied before
         _check_logits(net, cfg, source)
