@@ -29,7 +29,7 @@ from wmlightning.models.networks import Normalized
 from wmlightning.precision import check_devices, device_type, resolve_precision
 from wmlightning.results.card import fingerprint
 from wmlightning.secret import Secret
-from wmlightning.seeds import role_seed
+from wmlightning.seeds import drawing_from, role_seed
 from wmlightning.task import MOST_HELD_OUT, Plan, check_memory, own_copy, settle
 from wmlightning.trainer import check_options
 from wmlightning.watermarks.scheme import Labels, Scheme
@@ -265,8 +265,7 @@ def network_of(cfg: DictConfig, source: Source, seed: int) -> nn.Module:
     mean, std = (per_channel(plain(cfg.dataset[key]), f"dataset.{key}", c) for key in ("mean", "std"))
     if min(std) <= 0:
         raise UserError("dataset.std", f"{std} is no spread", "numbers above 0")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(role_seed(seed, "init"))
+    with drawing_from(role_seed(seed, "init")):
         inner = make(cfg.model, "model")
         if not isinstance(inner, nn.Module):
             raise UserError("model._target_", f"{cfg.model._target_} makes no torch module", "a network class")
