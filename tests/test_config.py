@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_class, get_method
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from wmlightning.config import make, plain
+from wmlightning.config import dataset_config, make, plain
 from wmlightning.data.standard import StandardSource
 from wmlightning.errors import UserError
 from wmlightning.job import Job, prepare
@@ -130,6 +131,12 @@ def test_dataset_names_another_one_for_unrelated_pictures(composed: Compose, opt
     cfg = composed(f"dataset={option}")
     assert cfg.dataset.unrelated in GROUPS["dataset"]
     assert cfg.dataset.unrelated != option, "its own images are not unrelated"
+
+
+def test_data_sets_are_found_by_name_where_hydra_was_not_started() -> None:
+    """As in a notebook, where the config was composed a cell before."""
+    assert not GlobalHydra.instance().is_initialized()
+    assert dataset_config("mnist5k", "watermark.images")._target_ == "wmlightning.data.standard.Mnist5k"
 
 
 def test_watermark_base_is_the_scheme() -> None:

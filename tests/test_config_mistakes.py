@@ -72,6 +72,11 @@ MISTAKES = [
     ("callbacks.stop.monitor", f"{STOP}.ModelCheckpoint +callbacks.stop.monitor=nonsense"),
     ("callbacks.stop", f"{STOP}.LearningRateMonitor logger=none"),
     ("callbacks.stop", f"{STOP}.DeviceStatsMonitor logger=none"),
+    ("callbacks.stop", f"{STOP}.OnExceptionCheckpoint +callbacks.stop.dirpath=saved"),  # trainings begin from it
+    ("callbacks.stop", f"{STOP}.LearningRateFinder"),
+    ("callbacks.stop.monitor", f"{STOP}.EarlyStopping +callbacks.stop.monitor=val/trigger_acc attack=inversion"),
+    ("model", "model._target_=turned.Told"),
+    ("recipe.channels_last", "model._target_=turned.Deep"),
     ("recipe.optimizer", LBFGS),  # takes weights in one memory format only
     ("recipe.optimizer", "recipe.optimizer._target_=turned.Free recipe.schedule=null"),  # nobody sets it to work
     *(("recipe.augment", f"recipe.augment._target_=turned.{name} ~recipe.augment.shift") for name in TURNS),
@@ -173,6 +178,23 @@ class Scripted(SmallCNN):
         return self.more(super().forward(images))
 
 
+class Told(SmallCNN):
+    def get_extra_state(self):
+        return {"version": 3}
+
+    def set_extra_state(self, state):
+        pass
+
+
+class Deep(nn.Module):
+    def __init__(self, n_classes, **options):
+        super().__init__()
+        self.deep, self.dense = nn.Conv3d(1, 4, 3), nn.LazyLinear(n_classes)
+
+    def forward(self, images):
+        return self.dense(self.deep(images.unflatten(2, (4, 7))).flatten(1))
+
+
 class Locked(SmallCNN):
     def __init__(self, **options):
         super().__init__(**options)
@@ -211,6 +233,13 @@ def test_mistake_is_told_in_one_line(
         "recipe.schedule.max_lr=[0.001,0.002]",  # one for each group of weights
         "model._target_=turned.Lazy",
         "model._target_=turned.Scripted",
+        "model._target_=turned.Deep recipe.channels_last=false",
+        *(f"{STOP}.{name}" for name in ("RichProgressBar", "TQDMProgressBar")),
+        f"{STOP}.ModelCheckpoint debug=fast_dev_run",
+        f"{STOP}.LearningRateMonitor debug=fast_dev_run",
+        f"{STOP}.LearningRateMonitor trainer.fast_dev_run=2",
+        f"{STOP}.EarlyStopping +callbacks.stop.monitor=val/trigger_acc attack=inversion judge.unmarked=false"
+        " attack.inversion.steps=2",
     ],
 )
 def test_what_is_no_mistake(main: Callable[..., Outcome], small: list[str], tmp_path: Path, typed: str) -> None:

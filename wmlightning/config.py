@@ -92,8 +92,9 @@ def dataset_config(name: str, key: str, parent: DictConfig | None = None) -> Dic
     """
     if name not in (names := option_names("dataset")):
         raise UserError(key, f"no data set is called {name!r}", f"one of {listed(names)}, or a config with a _target_")
-    loader: Any = GlobalHydra.instance().config_loader()
-    found = loader.repository.load_config(f"dataset/{name}").config
+    with searching():
+        loader: Any = GlobalHydra.instance().config_loader()
+        found = loader.repository.load_config(f"dataset/{name}").config
     source: DictConfig = found.dataset.source
     if parent is not None:
         source._set_parent(parent)
@@ -102,7 +103,8 @@ def dataset_config(name: str, key: str, parent: DictConfig | None = None) -> Dic
 
 def option_names(group: str) -> list[str]:
     """Names of a group's configs, wherever Hydra looks for configs."""
-    names: list[str] = GlobalHydra.instance().config_loader().get_group_options(group)
+    with searching():
+        names: list[str] = GlobalHydra.instance().config_loader().get_group_options(group)
     return names
 
 

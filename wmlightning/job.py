@@ -29,7 +29,7 @@ from wmlightning.models.networks import Normalized
 from wmlightning.precision import check_devices, device_type, resolve_precision
 from wmlightning.results.card import fingerprint
 from wmlightning.secret import Secret
-from wmlightning.seeds import role_seed
+from wmlightning.seeds import drawing_from, role_seed
 from wmlightning.task import MOST_HELD_OUT, Plan, check_memory, own_copy, settle
 from wmlightning.trainer import check_options
 from wmlightning.watermarks.scheme import Labels, Scheme
@@ -248,6 +248,8 @@ def draft(cfg: DictConfig, writes: bool = True, secret: Secret | None = None, st
         wrong = f"{in_each} marked images in batches of {cfg.recipe.batch_size}"
         raise UserError("watermark.per_batch", wrong, "fewer, so that clean ones have room")
     net = network_of(cfg, plan.source, seed)
+    if cfg.recipe.channels_last and any(weight.ndim == 5 for weight in net.state_dict().values()):
+        raise UserError("recipe.channels_last", f"{_last(cfg.model)} has weights of five dimensions", "false")
     _check_optimisation(optimisation, net)
     if writes:
         check_writable(Path(cfg.runs_dir), "runs_dir", _bytes_needed(net))
@@ -265,12 +267,15 @@ def network_of(cfg: DictConfig, source: Source, seed: int) -> nn.Module:
     mean, std = (per_channel(plain(cfg.dataset[key]), f"dataset.{key}", c) for key in ("mean", "std"))
     if min(std) <= 0:
         raise UserError("dataset.std", f"{std} is no spread", "numbers above 0")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(role_seed(seed, "init"))
+    with drawing_from(role_seed(seed, "init")):
         inner = make(cfg.model, "model")
         if not isinstance(inner, nn.Module):
             raise UserError("model._target_", f"{cfg.model._target_} makes no torch module", "a network class")
         net = Normalized(inner, mean, std)
+        for name, value in net.state_dict().items():
+            if not isinstance(value, torch.Tensor):
+                wrong = f"{_last(cfg.model)} keeps a state that is no tensor ({name.removeprefix('net.')})"
+                raise UserError("model", wrong, "a network whose state_dict holds tensors alone")
         if any(torch.nn.parameter.is_lazy(tensor) for tensor in net.state_dict().values()):
             _answer(net.eval(), cfg, source)  # makes the weights of lazy layers, which cannot be copied before
         _check_logits(net, cfg, source)

@@ -13,6 +13,7 @@ from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from wmlightning.attacks.base import DetectionAttack
 from wmlightning.attacks.execution import Scene, carry_out
 from wmlightning.attacks.planning import Assault, Victim, intend, plan
 from wmlightning.attacks.twin import Twin
@@ -65,7 +66,8 @@ def _train_and_attack(cfg: DictConfig, secret: Secret | None) -> dict[str, Any]:
     intents = intend(drafted.cfg, drafted.plan.source, drafted.net)
     if intents and cfg.trainer.get("fast_dev_run"):
         raise UserError("attack", "fast_dev_run keeps no model that could be attacked", "leave one of them out")
-    rehearse(drafted)
+    detects = any(isinstance(intent.attack, DetectionAttack) for intent in intents)
+    rehearse(drafted, compared=detects and drafted.cfg.judge.unmarked and start is None)
     if start is not None:
         load_weights(drafted.net, start.weights, "start")
     job = drafted.job()

@@ -8,7 +8,14 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import DeviceStatsMonitor, EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    DeviceStatsMonitor,
+    EarlyStopping,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    OnExceptionCheckpoint,
+)
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 from torch import nn
@@ -25,8 +32,12 @@ _MEASURED = ("train/loss", "train/clean_acc", "val/clean_acc", "val/trigger_acc"
 _IMAGES = 8
 
 
-def rehearse(drafted: Draft) -> None:
+def rehearse(drafted: Draft, compared: bool = False) -> None:
     """Makes what a training needs besides data, does one step with nothing in it, and lets it all go.
+
+    Args:
+        drafted: to be trained.
+        compared: whether an unmarked model may be trained alike, to compare with.
 
     Raises:
         UserError: if the Trainer, a callback, a logger, the optimizer or the augmentation refuses its options.
@@ -37,7 +48,8 @@ def rehearse(drafted: Draft) -> None:
     trainer = make_trainer(cfg.trainer, drafted.precision, folder, list(callbacks.values()), loggers)
     ours = all(type(callback).__module__.startswith(("lightning.", "wmlightning.")) for callback in callbacks.values())
     if ours:  # what callbacks of the user's own measure nobody knows beforehand
-        _check_monitors(callbacks, marked=cfg.watermark.get("_target_") is not None)
+        _check_monitors(callbacks, cfg.watermark.get("_target_") is not None, compared)
+    _check_taken(callbacks)
     _check_logged(callbacks, trainer)
     device = trainer.strategy.root_device
     if cfg.recipe.compile:
@@ -61,16 +73,30 @@ def callbacks_of(cfg: DictConfig) -> dict[str, L.Callback]:
     return found
 
 
-def _check_monitors(callbacks: Mapping[str, L.Callback], marked: bool) -> None:
-    if any(isinstance(callback, LearningRateMonitor) for callback in callbacks.values()):
-        return
-    known = [name for name in _MEASURED if marked or "trigger" not in name]
+def _check_taken(callbacks: Mapping[str, L.Callback]) -> None:
+    for key, callback in callbacks.items():
+        if isinstance(callback, OnExceptionCheckpoint):
+            wrong = "with it Lightning begins a training from whatever training it saved last"
+            raise UserError(f"callbacks.{key}", wrong, f"~callbacks.{key}: finished epochs are kept without it")
+        if isinstance(callback, LearningRateFinder):
+            wrong = "it looks for a learning rate in the module, where there is none"
+            raise UserError(f"callbacks.{key}", wrong, "recipe.optimizer.lr, or hparams_search=optuna to search")
+
+
+def _check_monitors(callbacks: Mapping[str, L.Callback], marked: bool, compared: bool) -> None:
+    rates = any(isinstance(callback, LearningRateMonitor) for callback in callbacks.values())  # by names of their own
+    known = [name for name in _MEASURED if "trigger" not in name or (marked and not compared)]
     for key, callback in callbacks.items():
         monitor = getattr(callback, "monitor", None)
         lax = isinstance(callback, EarlyStopping) and not callback.strict
         counted = isinstance(callback, ModelCheckpoint) and monitor in ("epoch", "step")
         if monitor is not None and monitor not in known and not lax and not counted:
-            raise UserError(f"callbacks.{key}.monitor", f"{monitor!r} is not measured", f"one of {listed(known)}")
+            if rates and monitor not in _MEASURED:
+                continue
+            other = marked and monitor in _MEASURED
+            wrong = f"{monitor!r} is not measured" + (" of the unmarked model to compare with" if other else "")
+            right = f"one of {listed(known)}" + (", or judge.unmarked=false" if other else "")
+            raise UserError(f"callbacks.{key}.monitor", wrong, right)
 
 
 def _check_logged(callbacks: Mapping[str, L.Callback], trainer: L.Trainer) -> None:

@@ -18,8 +18,9 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.callbacks import RichProgressBar, Timer
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar, RichProgressBar, Timer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
@@ -135,7 +136,7 @@ def _check_pair(options: Mapping[str, Any], what: str) -> None:
 def make_trainer(
     options: DictConfig, precision: str, folder: Path, callbacks: Sequence[L.Callback], loggers: Sequence[Logger]
 ) -> L.Trainer:
-    """Makes the Trainer, with a progress bar where the output is a terminal. Nothing is written.
+    """Makes the Trainer, with a progress bar where the output is a terminal or the user has one. Nothing is written.
 
     Args:
         options: ``trainer`` of a config; see :func:`check_options`.
@@ -148,13 +149,15 @@ def make_trainer(
         UserError: if the Trainer refuses its options, no time is left for training, or a sweep's job would start the
             sweep again.
     """
-    terminal = sys.stdout.isatty() and options.get("enable_progress_bar", True)
+    own = any(isinstance(callback, ProgressBar) for callback in callbacks)  # shown wherever the user has it
+    bar = options.get("enable_progress_bar", True) and (own or sys.stdout.isatty())
     settled = {
-        "callbacks": [*callbacks, *([RichProgressBar()] if terminal else [])],
+        "callbacks": [*callbacks, *([RichProgressBar()] if bar and not own else [])],
         "logger": list(loggers) or False,
         "precision": precision,
-        "enable_progress_bar": terminal,
-        "enable_checkpointing": not options.get("fast_dev_run"),
+        "enable_progress_bar": bar,
+        # Callbacks that save do nothing in a fast_dev_run, but Lightning has none where this is off.
+        "enable_checkpointing": not options.get("fast_dev_run") or any(isinstance(c, Checkpoint) for c in callbacks),
         "default_root_dir": str(folder),
     }
     if options.get("profiler") is None:
@@ -166,6 +169,8 @@ def make_trainer(
     trainer = make(options, "trainer", **settled)
     if not isinstance(trainer, L.Trainer):
         raise UserError("trainer._target_", f"{options.get('_target_')} is no Trainer", "lightning.pytorch.Trainer")
+    if options.get("fast_dev_run"):
+        trainer.loggers = [DummyLogger()]  # for callbacks that wait for one
     # Lightning switches this on with `deterministic`; it costs time, and nothing here reads uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     for timer in trainer.callbacks:  # type: ignore[attr-defined]

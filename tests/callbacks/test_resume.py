@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, StochasticWeightAveraging
@@ -21,6 +22,7 @@ from torch import nn
 from tests.helpers import random_source, tiny_data, tiny_module, tiny_net, tiny_trainer
 from wmlightning.callbacks.accuracy import Accuracies
 from wmlightning.callbacks.resume import FILE, ResumePoint
+from wmlightning.errors import UserError
 from wmlightning.models.classifier import Classifier, Optimisation
 
 
@@ -106,6 +108,24 @@ def test_loggers_are_told_of_all_epochs_when_none_is_left(tmp_path: Path) -> Non
     assert again.seconds == again.seconds_before, "no second was spent on training"
 
 
+class _Best(L.Callback):
+    """Keeps a number as NumPy has it, which is read by running code."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": np.float64(0.5)}
+
+
+def test_what_could_not_be_read_again_is_told_when_it_is_first_kept(tmp_path: Path) -> None:
+    point = ResumePoint(tmp_path)
+    callbacks = [Accuracies([1], 4), _Best(), point]
+    trainer = tiny_trainer(callbacks=callbacks, enable_checkpointing=True, max_epochs=2)
+    with pytest.raises(UserError, match=r"^callbacks: _Best keeps what cannot be read again") as told:
+        trainer.fit(tiny_module(tiny_net(1, 12, 4)), datamodule=tiny_data(random_source()))
+    assert "\n" not in str(told.value)
+    assert len(point.history) == 1
+    assert not list(tmp_path.iterdir())
+
+
 # -- going on from every epoch ---------------------------------------------------------------------------------------
 
 
@@ -143,6 +163,13 @@ def _stopping() -> L.Callback:
     return EarlyStopping(monitor="train/loss", mode="max", patience=1)
 
 
+class _Once(L.Callback):
+    """Asks for an end once, early: Lightning keeps to it when trainer.min_epochs are there."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.current_epoch == 0
+
+
 def _swa() -> L.Callback:
     return StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2)
 
@@ -163,6 +190,8 @@ def _swa() -> L.Callback:
         (_swa, {}),
         (_stopping, {"max_epochs": 10}),
         (_stopping, {"max_epochs": 10, "max_steps": 1000}),
+        (_Once, {"min_epochs": 3}),
+        (_Once, {"min_steps": 15}),  # within the third
     ],
 )
 def test_from_every_epoch_it_ends_alike(

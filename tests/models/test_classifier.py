@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import functools
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -200,6 +202,33 @@ def test_dropout_draws_from_the_modules_seed_and_not_from_what_was_drawn_before(
     first = _weights(0, 3)
     assert torch.equal(first, _weights(5, 3))
     assert not torch.equal(first, _weights(0, 4))
+
+
+class _Rolled(nn.Module):
+    """Draws as code of a user's may: from the generators of Python and NumPy."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        shift = random.randint(-3, 3) + int(np.random.randint(-3, 4)) if self.training else 0  # noqa: NPY002
+        found: Tensor = self.net(images.roll(shift, -1))
+        return found
+
+
+def _rolled(drawn: int, seed: int) -> Tensor:
+    torch.manual_seed(0)
+    net = _Rolled(tiny_net(1, 12, 4))
+    random.seed(drawn)
+    np.random.seed(drawn)  # noqa: NPY002
+    _fit(Classifier(net, Optimisation(SGD), seed=seed), tiny_data(random_source()), epochs=2)
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
+def test_python_and_numpy_draw_from_the_modules_seed_too() -> None:
+    assert torch.equal(_rolled(1, 3), _rolled(2, 3))
+    assert not torch.equal(_rolled(1, 3), _rolled(1, 4))
 
 
 def test_the_module_writes_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

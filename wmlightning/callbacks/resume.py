@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle  # for the name of an error: nothing is unpickled
+import re
 import time
 import zipfile
 from pathlib import Path
@@ -20,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from wmlightning.callbacks.guard import AccuracyGuard
-from wmlightning.errors import UserError
+from wmlightning.errors import UserError, reason_of
 from wmlightning.files import remove_halves, write_bytes
 
 FILE = "resume.ckpt"
@@ -38,13 +39,47 @@ class _WholeFiles(TorchCheckpointIO):
     the old one, and a kill in between leaves neither.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._tried = False
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """See :meth:`TorchCheckpointIO.save_checkpoint`."""
+        """See :meth:`TorchCheckpointIO.save_checkpoint`.
+
+        Raises:
+            UserError: if the first one could not be read again.
+        """
         del storage_options
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
+        if not self._tried and _unreadable(buffer) is not None:
+            raise _told_of(checkpoint)
+        self._tried = True
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_bytes(Path(path), buffer.getvalue())
+
+
+def _unreadable(buffer: io.BytesIO) -> str | None:
+    """Why a checkpoint could not be read without running code, if so."""
+    buffer.seek(0)
+    try:
+        torch.load(buffer, map_location="cpu", weights_only=True)
+    except _SPOILED as e:
+        found = re.search(r"GLOBAL (\S+)", str(e))  # the rest is advice to read it nonetheless
+        return found[1] if found else reason_of(e)
+    return None
+
+
+def _told_of(checkpoint: dict[str, Any]) -> UserError:
+    """Tells of whose state a checkpoint holds that cannot be read again."""
+    for owner, state in checkpoint.get("callbacks", {}).items():
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        if (why := _unreadable(buffer)) is not None:
+            wrong = f"{str(owner).partition('{')[0]} keeps what cannot be read again ({why})"
+            return UserError("callbacks", wrong, "tensors, numbers, text, lists and dicts in its state_dict")
+    wrong = "optimizer or schedule keep what cannot be read again"
+    return UserError("recipe", wrong, "tensors, numbers, text, lists and dicts in their state_dict")
 
 
 def _spoiled(path: Path, error: Exception) -> UserError:
@@ -91,6 +126,7 @@ class ResumePoint(ModelCheckpoint):
         self._started: float | None = None
         self._validated: int | None = None
         self._max_steps = -1
+        self._stopping = False
         self._state_key = super().state_key
 
     @property
@@ -128,6 +164,7 @@ class ResumePoint(ModelCheckpoint):
         """Starts the clock."""
         super().on_train_start(trainer, pl_module)
         trainer.fit_loop.epoch_loop.max_steps = self._max_steps
+        trainer.should_stop = trainer.should_stop or self._stopping
         self._started = time.monotonic()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -150,6 +187,7 @@ class ResumePoint(ModelCheckpoint):
         found = trainer.callback_metrics.items()
         metrics = {name: float(value) for name, value in found if not name.startswith(stale)}
         self.history.append({"epoch": trainer.current_epoch, "step": trainer.global_step - 1, **metrics})
+        self._stopping = trainer.should_stop  # it stays so, whatever comes, until trainer.min_epochs are there
         if not _ends_for_good(trainer):
             super().on_train_epoch_end(trainer, pl_module)
 
@@ -223,10 +261,11 @@ class ResumePoint(ModelCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Adds what must survive a kill."""
-        return {**super().state_dict(), "history": self.history, "seconds": self.seconds}
+        return {**super().state_dict(), "history": self.history, "seconds": self.seconds, "stopping": self._stopping}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes it up again."""
         super().load_state_dict(state_dict)
         self.history = list(state_dict["history"])
         self.seconds_before = float(state_dict["seconds"])
+        self._stopping = bool(state_dict.get("stopping"))

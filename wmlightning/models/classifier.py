@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from wmlightning.data.batches import Batch
-from wmlightning.seeds import role_seed
+from wmlightning.seeds import role_seed, seed_all
 
 #: Steps whose losses and hits are summed up together: a handful of small operations less in each step.
 _COUNTED_AT_ONCE = 64
@@ -137,7 +137,7 @@ class Classifier(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Gives this epoch its own random numbers, whatever was drawn before."""
-        torch.manual_seed(role_seed(self.seed, "train", self.current_epoch, self.global_rank))
+        seed_all(role_seed(self.seed, "train", self.current_epoch, self.global_rank))
         self._counts = torch.zeros(4, device=self.device)
         self._uncounted.clear()
 
