@@ -63,6 +63,7 @@ TRAIN = [
     ("seed.x: there is no such option; seed itself, which holds no options", "seed.x=1"),
     ("hydra.run.dirr: there is no such option; hydra.run.dir\n", "hydra.run.dirr=x"),
     ("lr: there is no such option; recipe.optimizer.lr\n", "-m seed=1,2 lr=3"),
+    ("lr: there is no such option; recipe.optimizer.lr\n", "seed=1,2 -m lr=3"),
     ("lr: there is no such option; recipe.optimizer.lr\n", "--cfg job lr=3"),
     ("watermark: noise,content are several values; -m to sweep over them", "watermark=noise,content"),
     ("seed: range(1,3) are several values; -m to sweep over them", "seed=range(1,3)"),
@@ -158,6 +159,12 @@ def test_what_editors_leave_beside_choices_is_none(main: Command, tmp_path: Path
     offered = "one of mine, mobilenet_v3, resnet18, resnet9, small_cnn, vgg_cnn, or leave it out"
     told(main("--config-dir=.", "model=none"), 1, f"model: 'none' is no option; {offered}")
     told(main("--config-dir=.", "model=mine", "seed=many"), 1, "seed: 'many' is out of range")
+
+
+def test_flags_may_stand_among_settings(main: Command) -> None:
+    done = main("seed=4", "--cfg", "job", "trainer.max_epochs=7", "--resolve", "group=--seed")
+    assert done.code == 0, str(done)
+    assert {"seed: 4", "group: --seed", "  max_epochs: 7"} <= set(done.out.splitlines())
 
 
 def test_help_shows_what_can_be_chosen(main: Command) -> None:

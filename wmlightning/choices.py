@@ -102,7 +102,15 @@ def check_typed(config_name: str) -> None:
 
 
 def _arguments() -> Namespace:
-    arguments = get_args_parser().parse_args()
+    """Parses this command, and sorts it for Hydra, which refuses flags that stand among overrides."""
+    arguments = get_args_parser().parse_intermixed_args()
+    flags, settings = [], list(arguments.overrides)
+    for word in sys.argv[1:]:
+        if settings and word == settings[0]:
+            settings.pop(0)
+        else:
+            flags.append(word)
+    sys.argv[1:] = [*arguments.overrides, *flags]
     asked = [f"--{name.replace('_', '-')}" for name in _COMMANDS if getattr(arguments, name) not in (None, False)]
     if len(asked) > 1:
         raise UserError(asked[1], f"{asked[0]} is said too", "one of them")
