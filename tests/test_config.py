@@ -412,10 +412,15 @@ def test_own_watermark_and_dataset(main: Callable[..., object], leaves: Path, ru
     assert "test/trigger_new_acc" in card.read_text()
 
 
+@pytest.mark.parametrize("place", ["--config-dir={}", "hydra.searchpath=[file://{}]"])
 def test_own_dataset_as_unrelated_pictures(
-    main: Callable[..., object], leaves: Path, runs: Path, small: list[str]
+    main: Callable[..., object], leaves: Path, runs: Path, small: list[str], place: str
 ) -> None:
-    done = main("--config-dir", str(leaves), *small, "watermark=unrelated", "watermark.images=blobs")
+    """Its code lies beside its yaml."""
+    (leaves / "beside.py").write_text(BLOBS)
+    blobs = leaves / "dataset" / "blobs.yaml"
+    blobs.write_text(blobs.read_text().replace("blob_data", "beside"))
+    done = main(place.format(leaves), *small, "watermark=unrelated", "watermark.images=blobs")
     assert done.code == 0, str(done)
     (card,) = runs.glob("*/card.json")
-    assert "blob_data.Blobs" in card.read_text()
+    assert "beside.Blobs" in card.read_text()

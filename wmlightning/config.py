@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -93,8 +95,7 @@ def dataset_config(name: str, key: str, parent: DictConfig | None = None) -> Dic
     if name not in (names := option_names("dataset")):
         raise UserError(key, f"no data set is called {name!r}", f"one of {listed(names)}, or a config with a _target_")
     with searching():
-        loader: Any = GlobalHydra.instance().config_loader()
-        found = loader.repository.load_config(f"dataset/{name}").config
+        found = _loader().repository.load_config(f"dataset/{name}").config
     source: DictConfig = found.dataset.source
     if parent is not None:
         source._set_parent(parent)
@@ -104,8 +105,22 @@ def dataset_config(name: str, key: str, parent: DictConfig | None = None) -> Dic
 def option_names(group: str) -> list[str]:
     """Names of a group's configs, wherever Hydra looks for configs."""
     with searching():
-        names: list[str] = GlobalHydra.instance().config_loader().get_group_options(group)
+        names: list[str] = _loader().get_group_options(group)
     return names
+
+
+def _loader() -> Any:
+    """Hydra's, which is to look where ``hydra.searchpath`` says as well: Hydra forgets that once it has composed."""
+    loader: Any = GlobalHydra.instance().config_loader()
+    if HydraConfig.initialized():
+        places = loader.get_search_path()
+        there = [place.path for place in places.get_path()]
+        more = [path for path in HydraConfig.get().searchpath if path not in there]
+        for path in more:
+            places.prepend("hydra.searchpath", path, SearchPathQuery(provider="schema"))
+        if more:
+            loader.repository.initialize_sources(places)
+    return loader
 
 
 def leaf(group: str, name: str) -> dict[str, Any]:
@@ -158,16 +173,15 @@ def searching() -> Iterator[None]:
 
 
 def own_folders() -> list[Path]:
-    """Folders of configs that are the user's and not ours: what ``--config-dir`` named."""
+    """Folders of configs that are the user's and not ours: what ``--config-dir`` and ``hydra.searchpath`` name."""
     if not GlobalHydra.instance().is_initialized():
         return []
-    loader: Any = GlobalHydra.instance().config_loader()
-    folders = [Path(source.path) for source in loader.get_sources() if source.scheme() == "file"]
+    folders = [Path(source.path) for source in _loader().get_sources() if source.scheme() == "file"]
     return [folder for folder in folders if folder.resolve() != CONF]
 
 
 def find_code(*folders: Path) -> None:
-    """Lets Python find the user's code beside the configs that ``--config-dir`` names, and in the working folder.
+    """Lets Python find the user's code beside their configs (:func:`own_folders`), and in the working folder.
 
     Behind everything installed, so that a file of theirs never stands in for a library's.
 
