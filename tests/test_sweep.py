@@ -484,3 +484,30 @@ def test_start_up_needs_no_torch() -> None:
     code = "import sys, wmlightning.cli, wmlightning.sweep; sys.exit(str({'torch', 'joblib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr == "set()\n"
+
+
+ENDING = """
+import os, signal
+from wmlightning.models.networks import SmallCNN
+
+class Ending(SmallCNN):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        Last()
+
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_signal_in_a_finaliser_is_not_lost(
+    train: Callable[..., Any], small: list[str], runs: Path, tmp_path: Path
+) -> None:
+    """Python drops the exception that ends the sweep there: it ends before the next job."""
+    (tmp_path / "ending.py").write_text(ENDING)
+    done = train(*small, "-m", "seed=0,1", "model._target_=ending.Ending", runs=runs, cwd=tmp_path)
+    assert done.code == 128 + signal.SIGTERM, str(done)
+    assert "Exception ignored in" in done.err
+    assert "ended by SIGTERM; the same command goes on where it was" in done.err
+    assert len(list(runs.glob("*/card.json"))) == 1

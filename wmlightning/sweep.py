@@ -32,6 +32,7 @@ class Sweep(Callback):
 
     def __init__(self) -> None:
         self._folder: Path | None = None  # until a sweep begins; launchers take it along to their workers
+        self._ended: int | None = None  # by which signal
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Checks what would stop every job, and writes down which jobs there are.
@@ -60,11 +61,17 @@ class Sweep(Callback):
         # If the user stops the sweep, or the launcher fails, Hydra goes without calling on_multirun_end.
         atexit.register(_tell_unfinished, folder)
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, _end)
+            signal.signal(signal.SIGTERM, self._end)
 
     def on_job_start(self, config: DictConfig, *, task_function: TaskFunction, **kwargs: Any) -> None:
-        """Tells a job, in its process, where the sweep's folder is: its own ``runs_dir`` may be another."""
+        """Tells a job, in its process, where the sweep's folder is: its own ``runs_dir`` may be another.
+
+        Raises:
+            SystemExit: if the sweep was to end. Python drops exceptions of signals that arrive in a finaliser.
+        """
         del config, task_function, kwargs
+        if self._ended is not None:
+            raise SystemExit(128 + self._ended)
         if self._folder is not None:
             hydra = hydra_config()
             with read_write(hydra):
@@ -80,12 +87,18 @@ class Sweep(Callback):
         if self._folder is None:
             return
         atexit.unregister(_tell_unfinished)
-        if signal.getsignal(signal.SIGTERM) is _end:
+        if signal.getsignal(signal.SIGTERM) == self._end:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         outcomes = read_outcomes(self._folder)
         print(table(outcomes), flush=True)
         if any(outcome["state"] != "done" for outcome in outcomes):
             raise SystemExit(1)
+
+    def _end(self, number: int, frame: object) -> None:
+        """Ends the sweep as Ctrl-C does: launchers end their workers, and what is left is told."""
+        del frame
+        self._ended = number
+        raise SystemExit(128 + number)
 
 
 def planned(hydra: DictConfig) -> list[list[str]]:
@@ -177,12 +190,6 @@ def _check_metric(config: DictConfig) -> None:
         if metric.startswith(stages):
             wrong = f"{metric!r} is not measured with trainer.{option}={config.trainer[option]}"
             raise UserError("optimized_metric", wrong, "test/clean_acc, or without that option")
-
-
-def _end(number: int, frame: object) -> None:
-    """Ends the sweep as Ctrl-C does: launchers end their workers, and what is left is told."""
-    del frame
-    raise SystemExit(128 + number)
 
 
 def _tell_unfinished(folder: Path) -> None:

@@ -15,10 +15,9 @@ from wmlightning.data.source import Source
 from wmlightning.data.splits import Roles, assign_roles
 from wmlightning.errors import UserError
 from wmlightning.secret import Secret
-from wmlightning.watermarks.base import MarkingWatermark, PictureWatermark, Watermark
+from wmlightning.watermarks.base import MarkingWatermark, PictureWatermark, Watermark, blaming_images
 from wmlightning.watermarks.scheme import ANY, AUTO, SECRET, Labels, Scheme, choose_labels
 from wmlightning.watermarks.triggers import TriggerMaker
-from wmlightning.watermarks.unrelated import blaming_images
 
 #: Marks of an owner's key. Eight decide in about five queries, and still do when half of them are gone.
 OWNERS_MARKS = 8

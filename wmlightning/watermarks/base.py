@@ -6,13 +6,17 @@ What is common (how many triggers, whose images, which labels, several marks, ne
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
 from wmlightning.data.source import Source
+from wmlightning.errors import UserError
 from wmlightning.secret import Secret, Stream
 
 Owner = Literal["key", "negative", "decoy"]
@@ -127,3 +131,18 @@ class PictureWatermark(Watermark, ABC):
         """
         drawn = self.draw(n, mark, n_marks, new, shape)
         return drawn[places % len(drawn)]
+
+
+@contextmanager
+def blaming_images() -> Iterator[None]:
+    """A mistake in other data is told under ``watermark.images``: sources name their options as the task's.
+
+    Raises:
+        UserError: naming the option of ``watermark.images``.
+    """
+    try:
+        yield
+    except UserError as error:
+        key, wrong, right = error.args
+        key, right = (re.sub(r"\bdataset\.(source\.)?(?=[a-z])", "watermark.images.", text) for text in (key, right))
+        raise UserError(key, wrong, right) from error

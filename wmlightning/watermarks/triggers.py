@@ -6,6 +6,7 @@ Planning needs labels only, so that a mistake is found before an image is read; 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +19,7 @@ from wmlightning.data.source import SPLITS, Source, Split
 from wmlightning.data.splits import Roles
 from wmlightning.errors import UserError
 from wmlightning.secret import Secret
-from wmlightning.watermarks.base import Mark, MarkingWatermark, Owner, PictureWatermark
+from wmlightning.watermarks.base import Mark, MarkingWatermark, Owner, PictureWatermark, blaming_images
 from wmlightning.watermarks.scheme import Labels, Scheme
 from wmlightning.watermarks.shown import Shown, bound_to
 
@@ -156,8 +157,8 @@ class TriggerMaker:
         if isinstance(self.watermark, MarkingWatermark):
             yield from self._base("train", self.roles.train, self.n, "trained")
             yield from self._base("test", self.roles.judge, self._n_new(), "new")
-        for data in self._brought:
-            for split in SPLITS:
+        for data, split in itertools.product(self._brought, SPLITS):
+            with blaming_images():
                 yield (labels := data.labels(split))
                 yield from (data.images(split, part) for part in torch.split(torch.arange(len(labels)), _READ_AT_ONCE))
 

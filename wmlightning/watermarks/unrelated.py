@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,7 +10,7 @@ from wmlightning.data.decoding import fit_images
 from wmlightning.data.source import SPLITS, Source, Split
 from wmlightning.errors import UserError, listed
 from wmlightning.secret import Secret
-from wmlightning.watermarks.base import Mark, PictureWatermark, Watermark
+from wmlightning.watermarks.base import Mark, PictureWatermark, Watermark, blaming_images
 from wmlightning.watermarks.triggers import Triggers
 
 _OTHER_DATA = "data that have nothing to do with the task, such as watermark.images=procedural"
@@ -101,21 +97,6 @@ class Unrelated(PictureWatermark):
         chosen = mark.stream(f"pictures/{split}").sample(len(members), min(n, len(members)))
         # In the order of the file: studies rest on it. Who compares keys must take places in it at random.
         return split, torch.from_numpy(np.sort(members[chosen]).astype(np.int64))
-
-
-@contextmanager
-def blaming_images() -> Iterator[None]:
-    """A mistake in other data is told under ``watermark.images``: sources name their options as the task's.
-
-    Raises:
-        UserError: naming the option of ``watermark.images``.
-    """
-    try:
-        yield
-    except UserError as error:
-        key, wrong, right = error.args
-        key, right = (re.sub(r"\bdataset\.(source\.)?(?=[a-z])", "watermark.images.", text) for text in (key, right))
-        raise UserError(key, wrong, right) from error
 
 
 def refuse_own_data(watermark: Watermark | None, task: Source) -> None:
