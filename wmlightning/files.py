@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from wmlightning.errors import UserError
 #: What new work is to replace, and the same while it is moved there or back.
 _BEFORE = ".before"
 _PART = ".before.part"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def named(text: str) -> Path:
@@ -134,6 +136,26 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+@contextmanager
+def telling_full_disks(key: str) -> Iterator[None]:
+    """Tells in one line what ends work when a disk fills up. What was written before is whole, and work goes on there.
+
+    Args:
+        key: the config key that most likely names a place on that disk.
+
+    Raises:
+        UserError: instead of the system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        right = "make room: the same command then goes on where it was"
+        raise UserError(key, f"{error.strerror}{where}", right) from error
 
 
 def check_writable(folder: Path, key: str, needed_bytes: int) -> None:

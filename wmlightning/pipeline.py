@@ -20,7 +20,7 @@ from wmlightning.attacks.twin import Twin
 from wmlightning.choices import check_sections
 from wmlightning.config import at_home, from_elsewhere, plain, unmarked_config
 from wmlightning.errors import UserError
-from wmlightning.files import anew, file_digest, settle
+from wmlightning.files import anew, file_digest, settle, telling_full_disks
 from wmlightning.job import Job, draft, prepare
 from wmlightning.logged import untold
 from wmlightning.loggers import check_login, log_attack, log_training, make_loggers
@@ -45,14 +45,14 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         The card of the training; of a foreign victim, the last attack's.
 
     Raises:
-        UserError: for a mistake in the config, before anything is written.
+        UserError: for a mistake in the config, before anything is written; later, if the disk is full.
     """
     check_sections(cfg)
     cfg = at_home(cfg)
     calm_lightning()
     keep_freed_memory()
     stop_asking_for_gpus()
-    with signals_told():
+    with signals_told(), telling_full_disks("runs_dir"):
         if cfg.victim is not None:
             return attack_found(cfg)
         key = _key(cfg)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from tests.conftest import REPO
@@ -71,6 +73,31 @@ def test_initial_weights_follow_from_the_seed() -> None:
             weights.append(torch.cat([p.flatten() for p in build(*sizes[0]).parameters()]))
         assert torch.equal(weights[0], weights[1]), name
         assert not torch.equal(weights[0], weights[2]), name
+
+
+class Scattered(nn.Sequential):
+    """Somebody's network, whose initial weights come from the generators of Python, NumPy and torch."""
+
+    def __init__(self, n_inputs: int, n_classes: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(n_inputs, n_classes))
+        with torch.no_grad():
+            self[1].bias[0], self[1].bias[1] = random.random(), np.random.rand()  # noqa: NPY002
+
+
+def test_weights_that_are_not_drawn_by_torch_follow_from_the_seed_too(composed: Callable[..., DictConfig]) -> None:
+    cfg = composed("dataset=procedural", "dataset.source.shape=[1,8,8]", "~model")
+    model = {"_target_": f"{__name__}.Scattered", "n_inputs": 64, "n_classes": "${auto.n_classes}"}
+    OmegaConf.update(cfg, "model", model, force_add=True)
+    source = make(cfg.dataset.source, "dataset.source")
+    weights = []
+    for seed in (0, 0, 1):
+        before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+        weights.append(network_of(cfg, source, seed).net[1].bias.tolist())
+        assert before[:2] == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+        assert torch.equal(before[2], torch.get_rng_state())
+        random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
+    assert weights[0] == weights[1]
+    assert not set(weights[0]) & set(weights[2])
 
 
 #: What torch.use_deterministic_algorithms says "will throw a RuntimeError" on a GPU, as far as they are modules.

@@ -14,7 +14,7 @@ from wmlightning.choices import check_declared
 from wmlightning.config import at_home, plain, setting
 from wmlightning.data.source import Source
 from wmlightning.errors import UserError
-from wmlightning.files import check_writable
+from wmlightning.files import check_writable, telling_full_disks
 from wmlightning.loggers import check_login, log_verdict, make_loggers
 from wmlightning.ownership.age import age_of
 from wmlightning.ownership.asking import Claim, ask
@@ -34,6 +34,7 @@ from wmlightning.results.privacy import public
 from wmlightning.secret import Secret
 
 
+@telling_full_disks("out")
 def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> list[Verdict]:
     """Verifies what the config says.
 
@@ -45,7 +46,8 @@ def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> lis
         A verdict for each suspect, written to its folder.
 
     Raises:
-        UserError: for a mistake in the config, a key that does not follow from its secret, a suspect that is not there.
+        UserError: for a mistake in the config, a key that does not follow from its secret, a suspect that is not there;
+            when a disk is full.
     """
     check_declared(cfg, "verify", "paths/default")
     cfg = at_home(cfg)
