@@ -18,6 +18,7 @@ from wmlightning.errors import UserError
 #: What new work is to replace, and the same while it is moved there or back.
 _BEFORE = ".before"
 _PART = ".before.part"
+#: The disk has no room, or the user has no more of it.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
