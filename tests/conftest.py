@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -109,6 +110,15 @@ def train(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., Outcome]
     return go
 
 
+@pytest.fixture(autouse=True)
+def any_kernels() -> Iterator[None]:
+    """Lightning leaves on what a training asked of torch; networks of others' then fail on GPUs."""
+    yield
+    import torch  # late: see above
+
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     """A folder for runs that does not exist yet."""
@@ -131,6 +141,7 @@ def in_process(
         # Hydra would hang its log handlers onto this process for good.
         quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
         monkeypatch.setattr(sys, "argv", ["command", *arguments, *quiet])
+        importlib.invalidate_caches()  # modules that the test wrote just now: the clock of a file system may be coarse
         code = 0
         try:
             command()

@@ -134,7 +134,7 @@ def test_verification(trained: Callable[..., Any], in_process: Callable[..., Any
     from wmlightning.cli import verify
 
     key = tmp_path / "owner.key"
-    _, folder = trained("dataset=mnist5k", "watermark=noise", f"key={key}", "trainer.max_epochs=10")
+    _, folder = trained("dataset=mnist5k", "watermark=noise", f"key={key}", "trainer.max_epochs=20")  # as its recipe
     typed = [f"key={key}", "suspect=network", f"suspect.path={folder}", "suspect.device=gpu"]
     done = in_process(verify, *typed)
     assert done.code == 0, str(done)

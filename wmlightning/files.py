@@ -27,6 +27,19 @@ def named(text: str) -> Path:
     return Path(os.path.expanduser(text))  # noqa: PTH111 (Path's own raises for the home of nobody)
 
 
+def beside(path: Path, suffix: str, ending: str) -> Path:
+    """A file that belongs to another: ``owner.key`` has ``owner.spent.json``.
+
+    Only the suffix that such files have by custom goes: ``net-1.0`` and ``net-1.1`` share nothing.
+
+    Args:
+        path: of the other.
+        suffix: such as ``.key``.
+        ending: such as ``.spent.json``.
+    """
+    return path.with_name(path.name.removesuffix(suffix) + ending)
+
+
 def write_bytes(path: Path, content: bytes, private: bool = False) -> None:
     """Writes ``content`` to ``path`` so that a reader sees the old file or the new one, never a part.
 

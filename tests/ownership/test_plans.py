@@ -24,6 +24,7 @@ from tests.conftest import REPO, environment
 from tests.ownership.services import Call, Reply, serving
 from wmlightning.errors import UserError
 from wmlightning.job import prepare
+from wmlightning.ownership.__main__ import main as own
 from wmlightning.ownership.commitment import commitment_of, write_commitment
 from wmlightning.ownership.key import Key, keep_key, read_key
 from wmlightning.ownership.questions import SeveralMarks
@@ -851,3 +852,19 @@ def test_a_key_under_another_name_is_the_same_key(ask: Callable[..., list[Verdic
     ask("project/link", other, "queries=20", f"out={place / 'C'}")
     assert not set(sent(place / "out")) & set(sent(place / "C")), "and no trigger is shown to two"
     assert not list((place / "project").glob("*.json"))
+
+
+def test_keys_whose_names_differ_after_a_dot_share_nothing(
+    ask: Callable[..., list[Verdict]], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not what was shown of them, not the folder of a verification, not their commitment and its time stamp."""
+    for name, content in (("net-1.0", "marks"), ("net-1.1", "random")):
+        (place / f"{content}.key").rename(place / name)
+        ask("", {"suspect": lambda images: [3] * len(images)}, "queries=20", f"key={place / name}", "out=null")
+        assert len(as_json(place, f"{name}.asked.json")) == 1
+        assert set(as_json(place, f"{name}.spent.json")) == set(sent(place / f"{name}.made-up-suspect"))
+        assert own(["commit", str(place / name)]) == 0
+        assert own(["stamp-request", str(place / f"{name}.commitment.json")]) == 0
+        assert (place / f"{name}.commitment.tsq").is_file()
+    assert not list(place.glob("net-1.[!01]*")), "nothing is of both"
+    assert "error" not in capsys.readouterr().err

@@ -236,7 +236,8 @@ class Shuffles(Lines):
 
 class Noisy(Lines):
     def images(self, split: Split, index: Tensor) -> Tensor:
-        return super().images(split, index) ^ torch.randint(0, 2, (1,), dtype=torch.uint8)
+        images = super().images(split, index)
+        return images ^ torch.randint(0, 2, images.shape, dtype=torch.uint8)
 
 
 class OddIdentity(Lines):

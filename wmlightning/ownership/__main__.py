@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from wmlightning.errors import UserError
-from wmlightning.files import named
+from wmlightning.files import beside, named
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +30,7 @@ def _commit(options: argparse.Namespace) -> None:
     from wmlightning.ownership.commitment import write_commitment
     from wmlightning.ownership.key import read_key
 
-    path = options.out or options.key.with_suffix(".commitment.json")
+    path = options.out or beside(options.key, ".key", ".commitment.json")
     commitment = write_commitment(read_key(options.key), path)
     print(f"{commitment['sha256']}  made {commitment['made']}\n{path}: publish it, or have it time-stamped")
 

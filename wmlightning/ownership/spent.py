@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock
 
 from wmlightning.errors import UserError
-from wmlightning.files import json_bytes, write_bytes
+from wmlightning.files import beside, json_bytes, write_bytes
 from wmlightning.ownership.suspects.base import Suspect
 from wmlightning.secret import Secret
 
@@ -100,8 +100,8 @@ class Spent:
 
     def __init__(self, key: Path) -> None:
         key = key.resolve()  # one key under two names has one set of notes
-        self.path = key.with_suffix(".spent.json")
-        self._asked = key.with_suffix(".asked.json")
+        self.path = beside(key, ".key", ".spent.json")
+        self._asked = beside(key, ".key", ".asked.json")
 
     def noted(self) -> set[str]:
         """Hashes of the triggers that nobody else is to be shown.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wmlightning.errors import UserError
-from wmlightning.files import check_writable, json_bytes, write_bytes
+from wmlightning.files import beside, check_writable, json_bytes, write_bytes
 from wmlightning.ownership.commitment import load_commitment
 
 if TYPE_CHECKING:
@@ -54,12 +54,12 @@ def stamped(commitment: Path) -> bytes:
 
 def request_of(commitment: Path) -> Path:
     """Where the request is kept: beside the commitment."""
-    return commitment.with_suffix(".tsq")
+    return beside(commitment, ".json", ".tsq")
 
 
 def response_of(commitment: Path) -> Path:
     """Where the response is kept."""
-    return commitment.with_suffix(".tsr")
+    return beside(commitment, ".json", ".tsr")
 
 
 def write_request(commitment: Path) -> Path:

@@ -14,7 +14,7 @@ from wmlightning.choices import check_declared
 from wmlightning.config import at_home, plain, setting
 from wmlightning.data.source import Source
 from wmlightning.errors import UserError
-from wmlightning.files import check_writable, telling_full_disks
+from wmlightning.files import beside, check_writable, telling_full_disks
 from wmlightning.loggers import check_login, log_verdict, make_loggers
 from wmlightning.ownership.age import age_of
 from wmlightning.ownership.asking import Claim, ask
@@ -143,7 +143,7 @@ def _folders(suspects: list[Suspect], key: Path, out: str | None) -> list[Path]:
         kept = folder_name(suspect.name)
         names.append(kept if kept not in names else f"{kept}-{len(names)}")
     if out is None:
-        return [key.with_suffix(f".{name}") for name in names]
+        return [beside(key, ".key", f".{name}") for name in names]
     own = Path(out).expanduser()
     return [own] if len(names) == 1 else [own / name for name in names]
 
