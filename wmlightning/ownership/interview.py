@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from wmlightning.errors import UserError
 from wmlightning.ownership.recorded import Recorded
 from wmlightning.ownership.statistics.result import MISSING
-from wmlightning.ownership.suspects.base import Unreachable, Unreadable
+from wmlightning.ownership.suspects.base import NOT_ASKED, Unreachable, Unreadable
 
 
 class Interview:
@@ -66,7 +65,8 @@ class Interview:
         except Unreachable as error:
             self.lose(error)
             answers = self._asked.known(images)
-        labels = [answer.label for answer in takewhile(lambda answer: answer.asked, answers)]
+        n = next((i for i, answer in enumerate(answers) if answer.missing == NOT_ASKED), len(answers))
+        labels = [answer.label for answer in answers[:n]]
         if len(labels) < len(images) and self.ended is None:
             self.ended = "the budget was spent"
         self.answered += len(labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 from collections.abc import Generator, Sequence
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from wmlightning.config import setting
 from wmlightning.ownership.suspects.base import NOT_ASKED, Answer, Batch, Shape, Suspect, Unreachable
-from wmlightning.ownership.transcript import Transcript, image_digest, image_digests, now
+from wmlightning.ownership.transcript import Transcript, image_digest, image_digests, named, now
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -123,13 +124,13 @@ class Recorded:
     def agree(self, plan: dict[str, Any]) -> None:
         """Notes what is planned, unless that is what the transcript says."""
         if self._file is not None and self._file.plan != plan:
-            self._file.write([{"plan": plan, "time": now()}])
+            self._file.write([json.dumps({"plan": plan, "time": now()})])
             self._file.plan, self._file.done = plan, False
 
     def finish(self) -> None:
         """Notes that all was asked that is planned."""
         if self._file is not None and not self._file.done:
-            self._file.write([{"done": True, "time": now()}])
+            self._file.write([json.dumps({"done": True, "time": now()})])
             self._file.done = True
 
     def answer(self, image: Tensor) -> Answer | None:
@@ -176,14 +177,15 @@ class Recorded:
 
     def _fetched(self, images: Tensor, digests: list[str]) -> Generator[Literal[True], None, None]:
         """Asks about what has no answer, each image once, and stops for breath after each batch that was kept."""
-        places = dict(zip(reversed(digests), range(len(digests) - 1, -1, -1), strict=True))  # the first place of each
-        todo = sorted(i for digest, i in places.items() if digest not in self._answers)
-        if not todo:
+        asked = [digest for digest in dict.fromkeys(digests) if digest not in self._answers]
+        if not asked:
             return
-        asked = [digests[i] for i in todo]
+        if len(asked) < len(digests):
+            first = {digest: len(digests) - 1 - i for i, digest in enumerate(reversed(digests))}
+            images = images[[first[digest] for digest in asked]]
         try:
             self._meet()
-            batches = self.suspect.stream(images if len(todo) == len(images) else images[todo], _Ledger(self, asked))
+            batches = self.suspect.stream(images, _Ledger(self, asked))
             self._open.add(batches)
             with closing(batches):
                 for batch in batches:
@@ -194,26 +196,12 @@ class Recorded:
             raise type(error)(error.why, answered) from error
 
     def _keep(self, batch: Batch, digests: list[str], shape: tuple[int, ...]) -> None:
-        alike: dict[Any, Batch] = {}
-        for i, answer in batch:
-            alike.setdefault((answer.missing, answer.status, answer.attempt), []).append((i, answer))
+        answers = {digests[i]: answer for i, answer in batch}
         moment = now()
-        entries = [
-            {
-                "images": [digests[i] for i, _ in part],
-                "labels": [answer.label for _, answer in part],
-                "missing": missing,
-                "status": status,
-                "attempt": attempt,
-                "shape": shape,
-                "time": moment,
-            }
-            for (missing, status, attempt), part in alike.items()
-        ]
         with self._guard:
             if self._file is not None:
-                self._file.write(entries)
-            self._answers.update((digests[i], answer) for i, answer in batch)
+                self._file.write_answers(answers, shape, moment)
+            self._answers.update(answers)
             if batch:
                 self._span = self.answered_from or moment, moment
 
@@ -222,7 +210,7 @@ class Recorded:
         with self._guard:
             n = len(digests) if self.left is None else min(len(digests), self.left)
             if n and self._file is not None:
-                self._file.write([{"sent": list(digests[:n]), "attempt": attempt, "time": now()}])
+                self._file.write([named("sent", digests[:n], attempt=attempt, time=now())])
             self._sent.update(digests[:n])
             self._queries += n
             return n
@@ -231,7 +219,7 @@ class Recorded:
         """Uncounts images that did not leave."""
         with self._guard:
             if self._file is not None:
-                self._file.write([{"unsent": list(digests), "time": now()}])
+                self._file.write([named("unsent", digests, time=now())])
             self._sent.subtract(digests)
             self._queries -= len(digests)
 

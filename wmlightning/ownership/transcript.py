@@ -15,7 +15,7 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,8 @@ class Transcript:
         if len(whole) < len(content):
             os.ftruncate(self._file, len(whole))
         if not whole:
-            self.write([{"schema": SCHEMA, "suspect": identity, "private": _sealed(private), "time": now()}])
+            header = {"schema": SCHEMA, "suspect": identity, "private": _sealed(private), "time": now()}
+            self.write([json.dumps(header)])
 
     def _header(self, entry: dict[str, Any], identity: dict[str, Any], private: dict[str, Any] | None) -> None:
         found = entry["suspect"]
@@ -155,9 +156,23 @@ class Transcript:
                 self.answers[image] = Answer(label, why, entry["status"], entry["attempt"])
             self.span = (self.span or (str(entry["time"]),))[0], str(entry["time"])
 
-    def write(self, entries: Sequence[dict[str, Any]]) -> None:
+    def write_answers(self, answers: dict[str, Answer], shape: Sequence[int], moment: str) -> None:
+        """Appends answers that came together, by the image's hash: a line for those that came in the same way."""
+        alike = dict.fromkeys((answer.missing, answer.status, answer.attempt) for answer in answers.values())
+        lines = []
+        for kind in alike:
+            part = answers
+            if len(alike) > 1:
+                part = {name: a for name, a in answers.items() if (a.missing, a.status, a.attempt) == kind}
+            labels = [answer.label for answer in part.values()]
+            missing, status, attempt = kind
+            rest = {"missing": missing, "status": status, "attempt": attempt, "shape": shape, "time": moment}
+            lines.append(named("images", part, labels=labels, **rest))
+        self.write(lines)
+
+    def write(self, lines: Sequence[str]) -> None:
         """Appends lines with one write: from then on a kill cannot lose them, and soon a power cut cannot either."""
-        data = "".join(json.dumps(entry) + "\n" for entry in entries).encode()
+        data = "".join(f"{line}\n" for line in lines).encode()
         size = os.fstat(self._file).st_size
         try:
             while data:
@@ -174,6 +189,12 @@ class Transcript:
         os.fsync(self._file)
         os.close(self._file)
         self._lock.release()
+
+
+def named(what: str, images: Iterable[str], **more: Any) -> str:
+    """A line about images. Their names are plain digits: JSON's encoder takes ten times as long to find that out."""
+    listed = '", "'.join(images)
+    return f'{{"{what}": ["{listed}"], {json.dumps(more)[1:]}'
 
 
 def planned(path: Path) -> tuple[dict[str, Any] | None, bool]:

@@ -132,11 +132,12 @@ def of_array(found: npt.NDArray[Any], n: int, n_classes: int | None) -> list[Ans
         return missing(MALFORMED, n)
     if n_classes is not None and found.shape[1] != n_classes:
         return missing(WRONG_CLASSES, n)
-    bad = np.isnan(found).any(1) | np.isposinf(found).any(1) if found.dtype.kind == "f" else np.zeros(n, bool)
-    labels = found.argmax(1)
-    told = {label: Answer(label) for label in np.unique(labels).tolist()}
-    pairs = zip(labels.tolist(), bad.tolist(), strict=True)
-    return [Answer(missing=NOT_A_NUMBER) if is_bad else told[label] for label, is_bad in pairs]
+    labels = found.argmax(1).tolist()
+    told = {label: Answer(label) for label in set(labels)}
+    answers = [told[label] for label in labels]
+    for i in np.flatnonzero(~(found < np.inf).all(1)).tolist() if found.dtype.kind == "f" else ():
+        answers[i] = Answer(missing=NOT_A_NUMBER)
+    return answers
 
 
 def of_tensor(data: Any, shape: Any, n: int, scores: bool, n_classes: int | None) -> list[Answer]:
