@@ -126,6 +126,25 @@ def test_device_that_is_not_there(stored: Run) -> None:
 # -- TorchScript -----------------------------------------------------------------------------------------------------
 
 
+class Blackens(nn.Module):
+    """Writes to what it is given."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = images.flatten(1)[:, :5].float()
+        images.zero_()
+        return first
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_torchscript_cannot_change_the_owners_images(tmp_path: Path, layout: str) -> None:
+    path = tmp_path / "a.pt"
+    torch.jit.script(Blackens()).save(str(path))  # type: ignore[no-untyped-call]
+    images = random_images(4, SHAPE)
+    before = images.clone()
+    labels(TorchScript(str(path), Pixels("byte", layout=layout)), images)
+    assert torch.equal(images, before)
+
+
 def test_torchscript_answers_as_the_network(tmp_path: Path) -> None:
     net, images = network(), random_images(64, SHAPE)
     suspect = TorchScript(str(scripted(net, tmp_path / "a.pt")), batch_size=7)

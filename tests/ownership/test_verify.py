@@ -302,8 +302,12 @@ def test_several_suspects_are_corrected_for(owners: Path) -> None:
     for verdict in verdicts:
         folder = owners / "out" / "unused" / verdict.suspect.strip("/").replace("/", "-")[-60:].replace("_", "-")
         assert json.loads((folder / "verdict.json").read_text())["decision"] == verdict.decision
-    shown = [set(json.loads((owners / "marks.spent.json").read_text()))]
-    assert len(shown[0]) == sum(verdict.triggers for verdict in verdicts), "nobody sees what another was shown"
+    shown = [
+        {image for line in path.read_text().splitlines() for image in json.loads(line).get("sent", ())}
+        for path in (owners / "out" / "unused").glob("*/transcript.jsonl")
+    ]
+    assert len(set.union(*shown)) == sum(map(len, shown)), "nobody sees what another was shown"
+    assert set.union(*shown) <= set(json.loads((owners / "marks.spent.json").read_text()))
 
 
 @pytest.mark.parametrize(
@@ -313,9 +317,12 @@ def test_several_suspects_are_corrected_for(owners: Path) -> None:
         ("{paht: x}", r"^suspects\[0\]: Key 'paht' .*; options of the suspect that is chosen"),
         ("{suspect: radio}", r"^suspects\[0\]\.suspect: no suspect is called 'radio'; one of .*oip"),
         ("{suspect: oip, path: x}", r"^suspects\[0\]: Key 'path' .*; options of suspect=oip"),
+        ("{suspect: oip, url: 'ftp://x'}", r"^suspects\[0\]\.url: "),
+        ("${oc.env:HIDDEN}", r"^suspects\[0\]: '\$\{oc.env:HIDDEN\}' is no mapping; such as"),
     ],
 )
-def test_mistakes_in_suspects(owners: Path, entry: str, error: str) -> None:
+def test_mistakes_in_suspects(owners: Path, entry: str, error: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIDDEN", "a token")
     with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
         cfg = compose("verify", [f"key={owners / 'marks.key'}", f"suspects=[{entry}]", "suspect.path=x"])
         with pytest.raises(UserError, match=error):

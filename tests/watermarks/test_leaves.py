@@ -517,6 +517,8 @@ def test_the_first_marks_class_can_be_chosen(secret: Secret, wanted: str | int) 
     images = maker.make().trained
     first = read_numbers(images.images[images.groups == 0])[2]
     assert set(first.tolist()) == {2 if wanted == "class2" else wanted}
+    assert maker.watermark.chosen() == "class of pictures"
+    assert Unrelated(numbered(100, 50, 5)).chosen() is None
 
 
 def test_drawn_classes_take_all_values() -> None:

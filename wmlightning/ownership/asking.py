@@ -135,9 +135,10 @@ def _put(claim: Claim, share: Share, interview: Interview, asked: Recorded, out:
         if not asked.shown:
             spent.release(planned, look)
         elif finished:
-            spent.release(planned - asked.shown)
-        elif interview.mistaken:
-            spent.interrupt(planned - asked.shown, look)
+            spent.release(share.plan.fresh_after(asked.shown))
+        elif interview.mistaken:  # without an answer, what was shown depends on no label
+            read = interview.answered > interview.silent
+            spent.interrupt(share.plan.fresh_after(asked.shown) if read else planned - asked.shown, look)
 
 
 def _nothing(test: str, assumption: str) -> TestResult:

@@ -56,6 +56,7 @@ def verdict_of(claim: Claim, found: Finding, adjusted: float) -> Verdict:
             *_earlier(found),
             *age.doubts,
             *_looks(found),
+            *_left_out(found),
             _data(claim.maker),
         ],
         sample=trigger_sample(share.question.triggers, found.asked) if claim.show and share else [],
@@ -83,6 +84,13 @@ def _looks(found: Finding) -> list[str]:
     n, own = len(found.share.earlier) + 1, found.share.plan.alpha
     left = f"This is look {n} at this suspect with this key: alpha = {own:g} was left for it by those before"
     return [f"{left}, so that p is divided by {found.share.left:.3g}."]
+
+
+def _left_out(found: Finding) -> list[str]:
+    """Who says what is spent chooses what is asked about."""
+    if found.share is None or not found.share.left_out:
+        return []
+    return [f"{found.share.left_out}: that file must be the verifier's own, not the claimant's."]
 
 
 def _data(maker: TriggerMaker) -> str:

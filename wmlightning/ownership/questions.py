@@ -92,6 +92,13 @@ class Question(ABC):
         """How many queries decide, if the suspect is as expected."""
         return queries_needed(self.test, self._setting())
 
+    def apart(self) -> int:
+        """How many of the first triggers are spent if the test ends among them; else all are, shown or not.
+
+        ``0``: those that were shown are, since no label that another look at the key guesses decides which they are.
+        """
+        return 0
+
     @abstractmethod
     def best_p(self) -> float:
         """The p-value if every trigger matches, and nothing else: what the test can show at best."""
@@ -145,6 +152,16 @@ class SeveralMarks(Question):
             idle=float(drawn_true) / len(self.labels),
             sequential=terms.sequential,
         )
+
+    def apart(self) -> int:
+        """See :meth:`Question.apart`. A mark whose label was guessed is asked about no more.
+
+        What is left then has more of the marks that innocent models take for the owner's, and the next look at a
+        suspect that answers alike would accuse it too often. So what is left must not depend on labels: all that comes
+        after the first ones, twice as many as will probably do, or nothing.
+        """
+        enough = self.estimate().triggers
+        return len(self.labels) if enough is None else min(2 * enough, len(self.labels))
 
     def _game(self) -> guessing.SeveralMarks:
         return guessing.SeveralMarks(self.labels, self.marks, self.pool, self.n_classes, self.true, self.terms.alpha)

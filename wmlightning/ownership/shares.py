@@ -50,6 +50,7 @@ class Plan:
         queries: triggers to ask about at most, as the verifier wished.
         strangers: the verifier's secret, in public: decoys and the order of triggers follow from it.
         triggers: hashes of those that are asked about, in their order.
+        apart: see :meth:`Question.apart`; ``None``: all are spent that stand here.
     """
 
     key: str
@@ -59,10 +60,18 @@ class Plan:
     queries: int
     strangers: str
     triggers: list[str]
+    apart: int | None = None
 
     def entry(self) -> dict[str, Any]:
         """As it stands in a transcript."""
         return asdict(self)
+
+    def fresh_after(self, shown: set[str]) -> set[str]:
+        """The triggers that other looks may take when this one has ended."""
+        if self.apart == 0 or not shown:
+            return set(self.triggers) - shown
+        left = set() if self.apart is None else set(self.triggers[self.apart :]) - set(self.triggers[: self.apart])
+        return set() if left & shown else left
 
     @property
     def goes_on(self) -> bool:
@@ -79,12 +88,14 @@ class Share:
         plan: what of it is held to.
         begun: the triggers of the transcript's own plan, if images left under it.
         earlier: looks at the same suspect: what they were allowed is spent.
+        left_out: why triggers of the key are not asked about; empty if none is.
     """
 
     question: Question
     plan: Plan
     begun: list[str]
     earlier: list[Look] = field(default_factory=list)
+    left_out: str = ""
 
     @property
     def left(self) -> float:
@@ -117,6 +128,7 @@ class Dealer:
         self._terms, self._spent = terms, spent
         self._digests = image_digests(triggers.images)
         self._taken, self._looks = spent.noted(), spent.looks()
+        self._free = {digest for digest in self._digests if digest not in self._taken}
 
     def deal(self, folders: Sequence[Path], suspects: Sequence[str | None]) -> list[Share | UserError]:
         """A share for each suspect, or why there is none; nobody is shown what another was.
@@ -153,13 +165,17 @@ class Dealer:
         terms = replace(self._terms, alpha=self._left(earlier))
         if earlier and terms.alpha < _LEAST:
             raise _looked_at(earlier, self._terms.alpha)
-        strangers = self._strangers(out, suspect)
+        strangers = self._strangers(out)
         fresh = self._fresh()
         if not fresh:
             wrong = f"all {len(self._digests)} are spent, see {self._spent.path}"
             raise UserError("triggers", wrong, "the other kind of triggers")
         most = min(terms.queries, math.ceil(len(fresh) / waiting))
-        return self._share(fresh, replace(terms, queries=most), strangers, [], earlier)
+        share = self._share(fresh, replace(terms, queries=most), strangers, [], earlier)
+        apart: int | None = share.question.apart()
+        if apart and set(share.plan.triggers) != self._free:  # then others are left, whatever becomes of these
+            apart = None
+        return replace(share, plan=replace(share.plan, apart=apart))
 
     def _further(self, entry: dict[str, Any], out: Path, suspect: str | None) -> Share:
         """What a transcript's plan asks for, or a longer one where that is the same test."""
@@ -169,6 +185,8 @@ class Dealer:
         terms = replace(self._terms, alpha=self._left(earlier))
         try:
             plan = Plan(**entry)
+            if type(plan.apart) not in (int, type(None)):
+                raise TypeError("no number of triggers")
             ours = self._places(plan.triggers, strangers)
             longer = plan.goes_on and terms.queries > plan.queries
             if math.isclose(plan.alpha, terms.alpha, rel_tol=_ALIKE):
@@ -194,7 +212,7 @@ class Dealer:
         share = self._share(which, terms, strangers, plan.triggers, earlier, kept)
         if share.plan.test != plan.test or share.plan.triggers[: len(plan.triggers)] != plan.triggers:
             raise _another(path, "test", plan.test, f"{share.plan.test} with other triggers")
-        return share
+        return replace(share, plan=replace(share.plan, apart=plan.apart))
 
     def _share(
         self,
@@ -211,18 +229,16 @@ class Dealer:
         self._taken |= set(chosen)
         wanted = self._terms
         settled = (terms.alpha, wanted.sequential, wanted.queries, strangers.name())
-        return Share(question, Plan(self._key, question.test, *settled, chosen), begun, earlier)
+        spent = len(set(self._digests) - self._free - set(begun))
+        left_out = f"{spent} of {len(self._digests)} triggers were left out as spent, as {self._spent.path} says"
+        return Share(question, Plan(self._key, question.test, *settled, chosen), begun, earlier, left_out * bool(spent))
 
-    def _strangers(self, out: Path, suspect: str | None) -> Secret:
+    def _strangers(self, out: Path) -> Secret:
         """The verifier's own secret, kept with the transcript: going on asks about the same decoys.
 
-        A new one if the suspect was asked by the one that is there, and the transcript of that is gone.
+        One that lies there already belongs to no transcript: whoever put it there may have prepared for its decoys.
         """
         path = out / _SECRET
-        if path.exists():
-            secret = _kept(path)
-            if all((look.plan, look.suspect) != (secret.name(), suspect) for look in self._looks):
-                return secret
         out.mkdir(parents=True, exist_ok=True)
         write_bytes(path, secrets.token_bytes(32), private=True)
         return _kept(path)

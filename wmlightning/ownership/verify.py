@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -138,10 +139,12 @@ def _terms(options: dict[str, Any], n_suspects: int) -> Terms:
 
 def _folders(suspects: list[Suspect], key: Path, out: str | None) -> list[Path]:
     """A folder for each suspect: beside the key, or ``out``, below which several have one each."""
+    plain = [folder_name(suspect.name) for suspect in suspects]
     names: list[str] = []
-    for suspect in suspects:
-        kept = folder_name(suspect.name)
-        names.append(kept if kept not in names else f"{kept}-{len(names)}")
+    for i, name in enumerate(plain):
+        numbered = (f"{name}-{number}" for number in count(i))
+        taken = {*names, *(plain if name in plain[:i] else ())}  # another's plain name stays that one's
+        names.append(name if name not in taken else next(other for other in numbered if other not in taken))
     if out is None:
         return [beside(key, ".key", f".{name}") for name in names]
     own = Path(out).expanduser()

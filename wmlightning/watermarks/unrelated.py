@@ -51,6 +51,10 @@ class Unrelated(PictureWatermark):
             right = "watermark.images=procedural needs no download"
             raise UserError("watermark.images", f"the unrelated pictures are not at hand ({error})", right) from error
 
+    def chosen(self) -> str | None:
+        """See :meth:`Watermark.chosen`."""
+        return None if self.first is None else "class of pictures"
+
     def _classes(self, key: Secret) -> list[int]:
         """All classes in the key's order: mark i has the i-th."""
         order = key.stream("unrelated classes").sample(len(self.source.classes), len(self.source.classes)).tolist()

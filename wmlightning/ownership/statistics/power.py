@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -95,6 +95,7 @@ class Estimate:
     reason: str = ""
 
 
+@lru_cache
 def queries_needed(test: str, setting: Setting, seed: int = 0) -> Estimate:
     """The smallest number of triggers with which a test reaches ``alpha`` with probability ``power``.
 

@@ -76,7 +76,7 @@ class Pixels:
         """
         plain = images.contiguous().numpy()
         if (self.kind or kind) == "byte" and self.mean is None:
-            return self._laid_out(plain)
+            return self._laid_out(plain.copy())  # a model may write to what it gets, and these are the owner's
         return self._laid_out(self._looked_up(plain, self._values(images.shape[1], kind)))
 
     def numbers(self, images: Tensor, kind: str | None = None) -> npt.NDArray[Any]:

@@ -25,7 +25,11 @@ def suspects_of(cfg: DictConfig) -> list[Suspect]:
         nodes = [(_merged(cfg, i), f"suspects[{i}]") for i in range(len(cfg.suspects))]
     made = []
     for node, key in nodes:
-        suspect = make(node, key)
+        try:
+            suspect = make(node, key)
+        except UserError as error:
+            first, dot, rest = error.key.partition(".")  # such as `suspect.url`, as if there were but one
+            raise UserError(f"{key if first == 'suspect' else first}{dot}{rest}", *error.args[1:]) from error
         if not isinstance(suspect, Suspect):
             raise UserError(f"{key}._target_", "it makes no suspect", "a class derived from Suspect")
         made.append(suspect)
@@ -35,7 +39,8 @@ def suspects_of(cfg: DictConfig) -> list[Suspect]:
 def _merged(cfg: DictConfig, i: int) -> DictConfig:
     key, entry = f"suspects[{i}]", plain(cfg.suspects[i])
     if not isinstance(entry, dict):
-        raise UserError(key, f"{entry!r} is no mapping", "such as {path: runs/A}")
+        typed = OmegaConf.to_container(cfg.suspects, resolve=False)  # not what stands in an environment variable
+        raise UserError(key, f"{typed[i]!r} is no mapping", "such as {path: runs/A}")  # type: ignore[index]
     node: DictConfig = cfg.suspect.copy()
     kind = entry.pop("suspect", None)
     if kind is not None:
