@@ -31,6 +31,8 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 #: 400 and 422 are not among them: a service may refuse some images that way, and answer others.
 _HOPELESS = (401, 403, 404, 405, 406, 407, 410, 411, 413, 414, 415, 431)
+#: Any other Content-Encoding on an answer ("none", "utf-8") is a mistake, and the answer plain.
+_COMPRESSION = frozenset(("gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"))
 #: Long runs that could be an image, a token or numbers.
 _BULK = re.compile(r"[A-Za-z0-9+/=_-]{25,}|[\[\]\d\s.,eE+-]{25,}")
 
@@ -228,15 +230,19 @@ class Channel:
             return Reply(status, failure=REDIRECTED, detail=f"HTTP {status}: sends us to {self._target(response)}")
         limit = int(self.http.max_answer_mb * 2**20)
         body = bytearray()
-        encoded = response.headers.get("content-encoding", "identity") != "identity"
+        codings = re.split(r"[\s,]+", response.headers.get("content-encoding", "").lower())
+        encoded = not _COMPRESSION.isdisjoint(codings)
+        unread = ""
         async for block in response.aiter_raw():
             body += block
             if len(body) > limit or encoded:
-                what = "compressed, against our wish" if encoded else f"more than {self.http.max_answer_mb:g} MiB"
-                return Reply(status, failure=TOO_LARGE, detail=f"the answer is {what}")
+                unread = "compressed, against our wish" if encoded else f"more than {self.http.max_answer_mb:g} MiB"
+                break
         if 200 <= status < 300:
+            if unread:
+                return Reply(status, failure=TOO_LARGE, detail=f"the answer is {unread}")
             return Reply(status, bytes(body))
-        said = self.clean(body[:2000].decode("utf-8", "replace"))
+        said = "" if unread else self.clean(body[:2000].decode("utf-8", "replace"))
         detail = f"HTTP {status}" + (f": {said}" if said else "")
         if status in (408, 429) or status >= 500:
             wait = _retry_after(response.headers.get("retry-after", ""))
