@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
+import anyio
+import httpx
 import pytest
 
-from tests.ownership.services import Call, Reply, api, honest, images, labels, quick, serving
+from tests.ownership.services import SHAPE, Call, K, Reply, api, honest, images, labels, quick, serving
+from wmlightning.errors import UserError
+from wmlightning.ownership.recorded import Recorded
 from wmlightning.ownership.suspects.base import Answer
+from wmlightning.ownership.suspects.http import Channel, Http
+from wmlightning.ownership.suspects.http import Reply as HttpReply
 
 
 def given_labels(answers: list[Answer]) -> list[int | None]:
@@ -54,3 +64,104 @@ def test_a_compressed_answer_however_it_is_called(encoding: str) -> None:
     with serving(packed) as service:
         answers = api(service.url, quick(concurrency=1)).ask(images(6))
     assert [answer.missing for answer in answers] == [None, None, None, "too large", None, None]
+
+
+# -- never sent ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["Bearer ", " s3cret", " "])
+def test_an_empty_token_is_told_before_anything_is_asked(value: str) -> None:
+    with pytest.raises(UserError, match="blank") as caught:
+        Http(headers={"Authorization": value})
+    assert caught.value.key == "suspect.http.headers"
+    assert "Authorization" in str(caught.value)
+    assert "empty" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_an_empty_value_and_blanks_inside_are_sent() -> None:
+    with serving() as service:
+        api(service.url, quick(headers={"X-None": "", "X-Two": "a b"})).ask(images(1))
+    assert service.calls[0].headers["X-None"] == ""
+    assert service.calls[0].headers["X-Two"] == "a b"
+
+
+def test_what_our_own_side_refuses_is_not_sent() -> None:
+    """By rules of HTTP that we do not know of."""
+
+    def refuse(_: httpx.Request) -> httpx.Response:
+        raise httpx.LocalProtocolError("illegal")
+
+    async def ask() -> HttpReply:
+        channel = Channel("http://x", Http())
+        async with httpx.AsyncClient(transport=httpx.MockTransport(refuse)) as client:
+            return await channel.exchange(client, "POST", channel.url, b"{}")
+
+    reply = anyio.run(ask)
+    assert not reply.sent
+    assert not reply.again
+    assert reply.failure == "connection lost"
+
+
+@contextmanager
+def full() -> Iterator[str]:
+    """A listener that takes no more connections, so that asking for one more has no answer at all."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            caller = stack.enter_context(socket.socket())
+            caller.setblocking(False)
+            with suppress(BlockingIOError):
+                caller.connect(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/predict"
+
+
+@contextmanager
+def mute() -> Iterator[str]:
+    """A listener that takes connections and then says nothing."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/predict"
+
+
+@pytest.mark.parametrize(("timeout", "connect_timeout"), [(0.3, 10), (0.3, 0.3), (10, 0.3)])
+def test_without_a_connection_nothing_is_counted(timeout: float, connect_timeout: float) -> None:
+    """Whichever of the two times is up first."""
+    with full() as url:
+        asked = counted(url, timeout=timeout, connect_timeout=connect_timeout)
+    assert asked == ("no connection in time", 0)
+
+
+@pytest.mark.parametrize("connect_timeout", [10, 0.3])
+def test_without_tls_nothing_is_counted(connect_timeout: float) -> None:
+    """The connection is there, and what would keep the image secret is not."""
+    with mute() as url:
+        asked = counted(url.replace("http:", "https:"), timeout=0.6, connect_timeout=connect_timeout)
+    assert asked == ("no connection in time", 0)
+
+
+def test_who_takes_the_image_and_says_nothing_has_it() -> None:
+    with mute() as url:
+        assert counted(url, timeout=0.3) == ("no answer in 0.3 seconds", 1)
+
+
+@pytest.mark.parametrize("behaviour", ["mute", "refuses"])
+def test_a_proxy_that_opens_no_tunnel_has_no_image(monkeypatch: pytest.MonkeyPatch, behaviour: str) -> None:
+    """What is asked of the proxy is no image yet."""
+    with serving(lambda _: Reply({}, 502)) as refuses, mute() as silent:
+        proxy = silent if behaviour == "mute" else refuses.url
+        monkeypatch.setenv("HTTPS_PROXY", proxy.removesuffix("/predict"))
+        assert counted("https://suspect.example/", timeout=0.5)[1] == 0
+
+
+def counted(url: str, **options: Any) -> tuple[str, int]:
+    """How asking for one image failed, and how many the transcript counts as shown."""
+    suspect = api(url, quick(retries=0, patience=1, **options))
+    with Recorded(suspect, None, budget=10, shape=SHAPE, n_classes=K) as recorded:
+        with pytest.raises(UserError) as caught:
+            recorded.ask(images(1))
+        said = str(caught.value).split(f"{suspect.name}: ")[1].split(";")[0]
+        return said, recorded.queries

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
@@ -95,6 +96,9 @@ class Http:
             if not text or not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
                 wrong = f"the header {str(name)[:40]!r} or its value has characters that no header may have"
                 raise UserError("suspect.http.headers", wrong, "printable ASCII, in quotes")
+            if value != value.strip():
+                wrong = f"the value of {name} begins or ends with a blank"
+                raise UserError("suspect.http.headers", wrong, "no blank there; is the token after it empty?")
             if name.lower() in ("content-length", "transfer-encoding"):
                 raise UserError("suspect.http.headers", f"{name} follows from the body", "without it")
 
@@ -139,6 +143,23 @@ class Reply:
     def hopeless(self) -> bool:
         """As a first reply, this says that the address, the rights or the certificate are wrong."""
         return not self.sent or self.failure == REDIRECTED or self.status in _HOPELESS
+
+
+@dataclass
+class _Progress:
+    """How far an exchange came: httpx calls it at each step.
+
+    Attributes:
+        sent: whether the request may have left, by any step that is not known to come before.
+    """
+
+    sent: bool = False
+
+    async def __call__(self, step: str, about: Mapping[str, Any]) -> None:
+        """Connecting, TLS and what opens a tunnel through a proxy tell nothing of the image."""
+        request = about.get("request")
+        if step.startswith("http") and request is not None and request.method != b"CONNECT":
+            self.sent = True
 
 
 class Channel:
@@ -208,21 +229,25 @@ class Channel:
     async def exchange(self, client: httpx.AsyncClient, method: str, url: httpx.URL, body: bytes | None) -> Reply:
         """Sends one request and reads what comes back. Whatever happens, there is a reply."""
         headers = {"Content-Type": "application/json"} if body is not None else {}
+        progress = _Progress()
+        ours = client.stream(method, url, content=body, headers=headers, extensions={"trace": progress})
         try:
             with anyio.fail_after(self.http.timeout):
-                async with client.stream(method, url, content=body, headers=headers) as response:
+                async with ours as response:
                     return await self._read(response)
-        except httpx.ConnectTimeout:
-            return Reply(failure=LOST, detail="no connection in time", sent=False, again=True)
         except (httpx.ConnectError, httpx.ProxyError) as error:
             refused = _tls_refusal(error)
             by = " through the proxy" if isinstance(error, httpx.ProxyError) else ""
             detail = f"TLS refused: {refused}" if refused else f"no connection{by}"
             return Reply(failure=LOST, detail=detail, sent=False, again=not refused)
         except (TimeoutError, httpx.TimeoutException):
+            if not progress.sent:
+                return Reply(failure=LOST, detail="no connection in time", sent=False, again=True)
             return Reply(failure=TIMEOUT, detail=f"no answer in {self.http.timeout:g} seconds", again=True)
+        except httpx.LocalProtocolError:  # refused on this side, before anything is written
+            return Reply(failure=LOST, detail="HTTP forbids what would be sent", sent=False)
         except (httpx.HTTPError, httpx.StreamError, ssl.SSLError, OSError, ValueError):
-            return Reply(failure=LOST, detail="the connection broke", again=True)
+            return Reply(failure=LOST, detail="the connection broke", sent=progress.sent, again=True)
 
     async def _read(self, response: httpx.Response) -> Reply:
         status = response.status_code
