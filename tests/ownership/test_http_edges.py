@@ -6,6 +6,7 @@ import gzip
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,6 +19,7 @@ from wmlightning.ownership.recorded import Recorded
 from wmlightning.ownership.suspects.base import Answer
 from wmlightning.ownership.suspects.http import Channel, Http
 from wmlightning.ownership.suspects.http import Reply as HttpReply
+from wmlightning.ownership.suspects.json_api import JsonApi
 
 
 def given_labels(answers: list[Answer]) -> list[int | None]:
@@ -165,3 +167,35 @@ def counted(url: str, **options: Any) -> tuple[str, int]:
             recorded.ask(images(1))
         said = str(caught.value).split(f"{suspect.name}: ")[1].split(";")[0]
         return said, recorded.queries
+
+
+# -- the environment -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_certificates_that_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
+) -> None:
+    """They are read for addresses without TLS too."""
+    if content is not None:
+        (tmp_path / "ca.pem").write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    with serving() as service:
+        error = fails(api(service.url))
+        assert given_labels(api(service.url, quick(verify=False)).ask(images(1))) == labels(1)
+    assert error.key == "suspect.http.verify"
+    assert "SSL_CERT_FILE" in str(error)
+
+
+@pytest.mark.parametrize("no_proxy", ["localhost,fd00::/8", "[::1]"])
+def test_hosts_without_a_proxy_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, no_proxy: str) -> None:
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert "NO_PROXY" in str(fails(api("http://127.0.0.1:9/")))
+
+
+def fails(suspect: JsonApi) -> UserError:
+    with pytest.raises(UserError) as caught:
+        suspect.ask(images(1))
+    assert "\n" not in str(caught.value)
+    return caught.value

@@ -34,6 +34,7 @@ _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _HOPELESS = (401, 403, 404, 405, 406, 407, 410, 411, 413, 414, 415, 431)
 #: Any other Content-Encoding on an answer ("none", "utf-8") is a mistake, and the answer plain.
 _COMPRESSION = frozenset(("gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"))
+_PROXIES = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY"
 #: Long runs that could be an image, a token or numbers.
 _BULK = re.compile(r"[A-Za-z0-9+/=_-]{25,}|[\[\]\d\s.,eE+-]{25,}")
 
@@ -206,9 +207,12 @@ class Channel:
                 limits=httpx.Limits(max_connections=http.concurrency, max_keepalive_connections=http.concurrency),
                 follow_redirects=False,
             )
+        except OSError as error:  # httpx reads certificates for addresses without TLS too
+            wrong = f"cannot read the certificates that SSL_CERT_FILE names ({error.strerror or error})"
+            raise UserError("suspect.http.verify", wrong, "a file of certificates in PEM, there or here") from error
         except (ValueError, ImportError, httpx.InvalidURL):  # it may hold a password: not shown
-            wrong = "the proxy that the environment names cannot be used"
-            raise UserError("suspect.url", wrong, "check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY") from None
+            wrong = "a proxy, or a host without one, that the environment names cannot be used"
+            raise UserError("suspect.url", wrong, f"check {_PROXIES}") from None
 
     async def turn(self) -> None:
         """Waits until the next request may leave."""
