@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import json
 import socket
-from collections.abc import Iterator
+from base64 import b64decode
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -94,15 +96,21 @@ def test_what_our_own_side_refuses_is_not_sent() -> None:
     def refuse(_: httpx.Request) -> httpx.Response:
         raise httpx.LocalProtocolError("illegal")
 
-    async def ask() -> HttpReply:
-        channel = Channel("http://x", Http())
-        async with httpx.AsyncClient(transport=httpx.MockTransport(refuse)) as client:
-            return await channel.exchange(client, "POST", channel.url, b"{}")
-
-    reply = anyio.run(ask)
+    reply = exchanged(refuse)
     assert not reply.sent
     assert not reply.again
     assert reply.failure == "connection lost"
+
+
+def exchanged(behave: Callable[[httpx.Request], httpx.Response]) -> HttpReply:
+    """What becomes of one exchange where no socket is."""
+
+    async def ask() -> HttpReply:
+        channel = Channel("http://x", Http())
+        async with httpx.AsyncClient(transport=httpx.MockTransport(behave)) as client:
+            return await channel.exchange(client, "POST", channel.url, b"{}")
+
+    return anyio.run(ask)
 
 
 @contextmanager
@@ -199,3 +207,41 @@ def fails(suspect: JsonApi) -> UserError:
         suspect.ask(images(1))
     assert "\n" not in str(caught.value)
     return caught.value
+
+
+# -- what a service says again ---------------------------------------------------------------------------------------
+
+
+def test_a_password_in_the_address_that_is_written_otherwise() -> None:
+    """What is sent is made from the characters it stands for, and short enough not to look like a token."""
+    with serving(lambda call: Reply({"e": call.headers["Authorization"]}, 400)) as service:
+        error = fails(api(service.url.replace("localhost", "bob:p%40ss%21wd@localhost")))
+    sent = service.calls[0].headers["Authorization"].split()[1]
+    assert b64decode(sent) == b"bob:p@ss!wd"
+    assert "HTTP 400" in str(error)
+    assert sent not in str(error)
+    assert "p@ss" not in str(error)
+
+
+@pytest.mark.parametrize("times", [0, 1, 2])
+@pytest.mark.parametrize("upper", [False, True])
+@pytest.mark.parametrize("token", ['s3cr"t\\Word', "pass/wörd", 'ab"c', "\\new\\u0041x"])
+def test_a_token_that_json_writes_otherwise(token: str, times: int, upper: bool) -> None:
+    """As text, in JSON, and in JSON within JSON; some write more characters as numbers than others, or a slash so."""
+
+    def echo(call: Call) -> Reply:
+        text = f"bad token {json.loads(call.body)['auth']}."
+        for _ in range(times):
+            text = json.dumps(text, ensure_ascii=upper)
+            text = text.replace("/", "\\/").replace("W", "\\u0057") if upper else text
+        return Reply(text.encode(), 400)
+
+    with serving(echo) as service:
+        error = fails(api(service.url, body={"auth": token}))
+    assert "bad token ***." in str(error)
+
+
+def test_what_is_said_in_json_is_still_read() -> None:
+    with serving(lambda _: Reply({"e": 'no "model"\nhere: \u00fc'}, 400)) as service:
+        error = fails(api(service.url))
+    assert 'no "model" here: ü' in str(error)

@@ -287,8 +287,10 @@ class Channel:
 
     def clean(self, text: str) -> str:
         """What a service said, short, in one line, and without what must not be seen."""
-        for secret in self._all_secrets():
-            text = text.replace(secret, "***")
+        for form in (str, _plain):  # as it is, and as it was before somebody made JSON of it
+            text = form(text)
+            for secret in filter(None, map(form, self._all_secrets())):
+                text = text.replace(secret, "***")
         text = _BULK.sub("...", text)
         return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:150]
 
@@ -300,7 +302,8 @@ class Channel:
             self.url.query.decode(),
         ]
         whole += [value for _, value in self.url.params.multi_items()]
-        whole += [self.url.username, self.url.password, b64encode(self.url.userinfo).decode()]
+        user, password = self.url.username, self.url.password  # without %40 and the like, and so they are sent
+        whole += [user, password, b64encode(f"{user}:{password}".encode()).decode()]
         parts = {part for text in whole for part in (text, *re.split(r"[\s:;,&=]+", text)) if len(part) > 3}
         return sorted(parts, key=len, reverse=True)
 
@@ -327,6 +330,12 @@ def _tls_refusal(error: BaseException | None) -> str:
             return (error.reason or "handshake failed").lower().replace("_", " ")
         error = error.__cause__ or error.__context__
     return ""
+
+
+def _plain(text: str) -> str:
+    """Without JSON's ways to write characters, however often they were applied."""
+    text = re.sub(r"\\+u([0-9A-Fa-f]{4})", lambda found: chr(int(found[1], 16)), text)
+    return re.sub(r"\\+[nrt]", " ", text).replace("\\", "")
 
 
 def _retry_after(text: str) -> float:
