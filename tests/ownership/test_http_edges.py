@@ -245,3 +245,29 @@ def test_what_is_said_in_json_is_still_read() -> None:
     with serving(lambda _: Reply({"e": 'no "model"\nhere: \u00fc'}, 400)) as service:
         error = fails(api(service.url))
     assert 'no "model" here: ü' in str(error)
+
+
+# -- headers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ({"accept-encoding": "gzip"}, [("Accept-Encoding", "identity")]),
+        ({"accept": "text/plain"}, [("Accept", "text/plain")]),
+        ({}, [("Accept", "application/json"), ("Content-Type", "application/json")]),
+        ({"content-type": "application/vnd.x+json"}, [("Content-Type", "application/vnd.x+json")]),
+    ],
+)
+def test_each_header_is_sent_once(given: dict[str, str], sent: list[tuple[str, str]]) -> None:
+    """However it is written: one's own instead of ours, but for compression, which would get round the bound."""
+    seen: list[Any] = []
+
+    def note(call: Call) -> Reply:
+        seen.append(call.handler.headers)
+        return honest(call)
+
+    with serving(note) as service:
+        api(service.url, quick(headers=given)).ask(images(1))
+    for name, value in sent:
+        assert seen[0].get_all(name) == [value]

@@ -198,10 +198,13 @@ class Channel:
         """Connections that are kept between exchanges."""
         http = self.http
         trusted = http.trusted()
+        headers = httpx.Headers({"Accept": "application/json"})
+        headers.update(http.headers)
+        headers["Accept-Encoding"] = "identity"
         self._queue = anyio.Lock()  # belongs to an event loop, like the connections
         try:
             return httpx.AsyncClient(
-                headers={"Accept": "application/json", **(http.headers or {}), "Accept-Encoding": "identity"},
+                headers=headers,
                 verify=trusted,
                 timeout=httpx.Timeout(http.timeout, connect=min(http.timeout, http.connect_timeout), pool=None),
                 limits=httpx.Limits(max_connections=http.concurrency, max_keepalive_connections=http.concurrency),
@@ -232,7 +235,8 @@ class Channel:
 
     async def exchange(self, client: httpx.AsyncClient, method: str, url: httpx.URL, body: bytes | None) -> Reply:
         """Sends one request and reads what comes back. Whatever happens, there is a reply."""
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+        typed = body is None or "content-type" in client.headers
+        headers = {} if typed else {"Content-Type": "application/json"}
         progress = _Progress()
         ours = client.stream(method, url, content=body, headers=headers, extensions={"trace": progress})
         try:
