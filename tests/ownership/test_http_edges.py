@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -271,3 +272,26 @@ def test_each_header_is_sent_once(given: dict[str, str], sent: list[tuple[str, s
         api(service.url, quick(headers=given)).ask(images(1))
     for name, value in sent:
         assert seen[0].get_all(name) == [value]
+
+
+# -- dates -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the system's zone cannot be changed")
+@pytest.mark.parametrize("zone", ["XXX+5", "XXX-9"])
+@pytest.mark.parametrize("form", ["%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S -0000", "%a, %d %b %Y %H:%M:%S GMT"])
+def test_dates_of_retry_after_are_utc(monkeypatch: pytest.MonkeyPatch, zone: str, form: str) -> None:
+    """Wherever we are: for a date that names no zone we waited for hours, or not at all."""
+    date = time.strftime(form, time.gmtime(time.time() + 60))
+    with zone_of_the_system(monkeypatch, zone):
+        reply = exchanged(lambda _: httpx.Response(429, headers={"Retry-After": date}, stream=httpx.ByteStream(b"")))
+    assert 55 < reply.wait < 61
+
+
+@contextmanager
+def zone_of_the_system(monkeypatch: pytest.MonkeyPatch, zone: str) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", zone)
+        time.tzset()
+        yield
+    time.tzset()

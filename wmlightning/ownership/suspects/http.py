@@ -14,6 +14,7 @@ import time
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -348,6 +349,8 @@ def _retry_after(text: str) -> float:
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII):
         return float(text)
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+        date = parsedate_to_datetime(text)
+        date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)  # HTTP knows no other zone
+        return max(0.0, date.timestamp() - time.time())
     except (TypeError, ValueError, OverflowError, OSError):
         return 0.0
