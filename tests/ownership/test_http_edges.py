@@ -164,7 +164,7 @@ def test_a_proxy_that_opens_no_tunnel_has_no_image(monkeypatch: pytest.MonkeyPat
     """What is asked of the proxy is no image yet."""
     with serving(lambda _: Reply({}, 502)) as refuses, mute() as silent:
         proxy = silent if behaviour == "mute" else refuses.url
-        monkeypatch.setenv("HTTPS_PROXY", proxy.removesuffix("/predict"))
+        through(monkeypatch, proxy, "https")
         assert counted("https://suspect.example/", timeout=0.5)[1] == 0
 
 
@@ -201,6 +201,49 @@ def test_hosts_without_a_proxy_that_cannot_be_read(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("NO_PROXY", no_proxy)
     monkeypatch.delenv("no_proxy", raising=False)
     assert "NO_PROXY" in str(fails(api("http://127.0.0.1:9/")))
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_wants_a_password(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    """Whether it passes our request on or opens a tunnel: no header of the suspect's helps."""
+    with serving(lambda _: Reply({"e": "who are you"}, 407)) as service:
+        through(monkeypatch, service.url, scheme)
+        error = fails(api(f"{scheme}://suspect.example/"))
+    assert error.key == "suspect.url"
+    assert f"{scheme.upper()}_PROXY" in str(error)
+    assert "token" not in str(error)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_is_down(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://localhost:{taken.getsockname()[1]}"
+        through(monkeypatch, url, scheme)
+        error = fails(api(f"{scheme}://suspect.example/"))
+        assert "no connection through the proxy" in str(error)
+        assert f"{scheme.upper()}_PROXY" in str(error)
+        monkeypatch.setenv("NO_PROXY", "localhost")
+        assert "proxy" not in str(fails(api(url))).lower(), "none is used for this address"
+
+
+def test_a_proxy_that_takes_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    with full() as url:
+        through(monkeypatch, url, "http")
+        error = fails(api("http://suspect.example/", quick(timeout=0.3)))
+    assert "no connection through the proxy in time" in str(error)
+    assert "HTTP_PROXY" in str(error)
+
+
+@pytest.mark.parametrize("url", ["http://{}", "https://{}", "http://{}:81", "http://[::1]:9"])
+def test_no_proxy_is_blamed_where_there_is_none(url: str) -> None:
+    assert "proxy" not in str(fails(api(url.format("127.0.0.1")))).lower()
+
+
+def through(monkeypatch: pytest.MonkeyPatch, proxy: str, scheme: str) -> None:
+    monkeypatch.setenv(f"{scheme.upper()}_PROXY", proxy.removesuffix("/predict"))
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def fails(suspect: JsonApi) -> UserError:

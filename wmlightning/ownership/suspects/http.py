@@ -152,13 +152,21 @@ class _Progress:
     """How far an exchange came: httpx calls it at each step.
 
     Attributes:
+        url: where it goes.
         sent: whether the request may have left, by any step that is not known to come before.
+        by: says that a proxy is between, if there is one.
     """
 
+    url: httpx.URL
     sent: bool = False
+    by: str = ""
 
     async def __call__(self, step: str, about: Mapping[str, Any]) -> None:
         """Connecting, TLS and what opens a tunnel through a proxy tell nothing of the image."""
+        if step.endswith("connect_tcp.started"):
+            port = self.url.port or (443 if self.url.scheme == "https" else 80)
+            direct = (about.get("host"), about.get("port")) == (self.url.raw_host.decode("ascii"), port)
+            self.by = "" if direct else " through the proxy"
         request = about.get("request")
         if step.startswith("http") and request is not None and request.method != b"CONNECT":
             self.sent = True
@@ -238,7 +246,7 @@ class Channel:
         """Sends one request and reads what comes back. Whatever happens, there is a reply."""
         typed = body is None or "content-type" in client.headers
         headers = {} if typed else {"Content-Type": "application/json"}
-        progress = _Progress()
+        progress = _Progress(url)
         ours = client.stream(method, url, content=body, headers=headers, extensions={"trace": progress})
         try:
             with anyio.fail_after(self.http.timeout):
@@ -246,17 +254,16 @@ class Channel:
                     return await self._read(response)
         except (httpx.ConnectError, httpx.ProxyError) as error:
             refused = _tls_refusal(error)
-            by = " through the proxy" if isinstance(error, httpx.ProxyError) else ""
-            detail = f"TLS refused: {refused}" if refused else f"no connection{by}"
+            detail = f"TLS refused: {refused}" if refused else f"no connection{progress.by}"
             return Reply(failure=LOST, detail=detail, sent=False, again=not refused)
         except (TimeoutError, httpx.TimeoutException):
             if not progress.sent:
-                return Reply(failure=LOST, detail="no connection in time", sent=False, again=True)
+                return Reply(failure=LOST, detail=f"no connection{progress.by} in time", sent=False, again=True)
             return Reply(failure=TIMEOUT, detail=f"no answer in {self.http.timeout:g} seconds", again=True)
         except httpx.LocalProtocolError:  # refused on this side, before anything is written
             return Reply(failure=LOST, detail="HTTP forbids what would be sent", sent=False)
         except (httpx.HTTPError, httpx.StreamError, ssl.SSLError, OSError, ValueError):
-            return Reply(failure=LOST, detail="the connection broke", sent=progress.sent, again=True)
+            return Reply(failure=LOST, detail=f"the connection{progress.by} broke", sent=progress.sent, again=True)
 
     async def _read(self, response: httpx.Response) -> Reply:
         status = response.status_code
@@ -316,7 +323,9 @@ class Channel:
 def refusal(name: str, reply: Reply) -> UserError:
     """The error for a first reply that shows that the config is wrong."""
     wrong = f"{name}: {reply.detail}"
-    if reply.status in (401, 403, 407):
+    if reply.status == 407 or (not reply.sent and "through the proxy" in reply.detail):
+        return UserError("suspect.url", wrong, f"a proxy that lets us through: check {_PROXIES}")
+    if reply.status in (401, 403):
         return UserError("suspect.http.headers", wrong, "a token that may ask")
     if reply.status == 413:
         return UserError("suspect.batch_size", wrong, "fewer images at once")
