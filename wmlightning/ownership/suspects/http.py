@@ -14,8 +14,10 @@ import time
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
@@ -31,6 +33,9 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 #: 400 and 422 are not among them: a service may refuse some images that way, and answer others.
 _HOPELESS = (401, 403, 404, 405, 406, 407, 410, 411, 413, 414, 415, 431)
+#: Any other Content-Encoding on an answer ("none", "utf-8") is a mistake, and the answer plain.
+_COMPRESSION = frozenset(("gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"))
+_PROXIES = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY"
 #: Long runs that could be an image, a token or numbers.
 _BULK = re.compile(r"[A-Za-z0-9+/=_-]{25,}|[\[\]\d\s.,eE+-]{25,}")
 
@@ -93,6 +98,9 @@ class Http:
             if not text or not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
                 wrong = f"the header {str(name)[:40]!r} or its value has characters that no header may have"
                 raise UserError("suspect.http.headers", wrong, "printable ASCII, in quotes")
+            if value != value.strip():
+                wrong = f"the value of {name} begins or ends with a blank"
+                raise UserError("suspect.http.headers", wrong, "no blank there; is the token after it empty?")
             if name.lower() in ("content-length", "transfer-encoding"):
                 raise UserError("suspect.http.headers", f"{name} follows from the body", "without it")
 
@@ -139,6 +147,31 @@ class Reply:
         return not self.sent or self.failure == REDIRECTED or self.status in _HOPELESS
 
 
+@dataclass
+class _Progress:
+    """How far an exchange came: httpx calls it at each step.
+
+    Attributes:
+        url: where it goes.
+        sent: whether the request may have left, by any step that is not known to come before.
+        by: says that a proxy is between, if there is one.
+    """
+
+    url: httpx.URL
+    sent: bool = False
+    by: str = ""
+
+    async def __call__(self, step: str, about: Mapping[str, Any]) -> None:
+        """Connecting, TLS and what opens a tunnel through a proxy tell nothing of the image."""
+        if step.endswith("connect_tcp.started"):
+            port = self.url.port or (443 if self.url.scheme == "https" else 80)
+            direct = (about.get("host"), about.get("port")) == (self.url.raw_host.decode("ascii"), port)
+            self.by = "" if direct else " through the proxy"
+        request = about.get("request")
+        if step.startswith("http") and request is not None and request.method != b"CONNECT":
+            self.sent = True
+
+
 class Channel:
     """Exchanges with one service: paced, bounded, and silent about secrets.
 
@@ -174,18 +207,24 @@ class Channel:
         """Connections that are kept between exchanges."""
         http = self.http
         trusted = http.trusted()
+        headers = httpx.Headers({"Accept": "application/json"})
+        headers.update(http.headers)
+        headers["Accept-Encoding"] = "identity"
         self._queue = anyio.Lock()  # belongs to an event loop, like the connections
         try:
             return httpx.AsyncClient(
-                headers={"Accept": "application/json", **(http.headers or {}), "Accept-Encoding": "identity"},
+                headers=headers,
                 verify=trusted,
                 timeout=httpx.Timeout(http.timeout, connect=min(http.timeout, http.connect_timeout), pool=None),
                 limits=httpx.Limits(max_connections=http.concurrency, max_keepalive_connections=http.concurrency),
                 follow_redirects=False,
             )
+        except OSError as error:  # httpx reads certificates for addresses without TLS too
+            wrong = f"cannot read the certificates that SSL_CERT_FILE names ({error.strerror or error})"
+            raise UserError("suspect.http.verify", wrong, "a file of certificates in PEM, there or here") from error
         except (ValueError, ImportError, httpx.InvalidURL):  # it may hold a password: not shown
-            wrong = "the proxy that the environment names cannot be used"
-            raise UserError("suspect.url", wrong, "check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY") from None
+            wrong = "a proxy, or a host without one, that the environment names cannot be used"
+            raise UserError("suspect.url", wrong, f"check {_PROXIES}") from None
 
     async def turn(self) -> None:
         """Waits until the next request may leave."""
@@ -205,22 +244,26 @@ class Channel:
 
     async def exchange(self, client: httpx.AsyncClient, method: str, url: httpx.URL, body: bytes | None) -> Reply:
         """Sends one request and reads what comes back. Whatever happens, there is a reply."""
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+        typed = body is None or "content-type" in client.headers
+        headers = {} if typed else {"Content-Type": "application/json"}
+        progress = _Progress(url)
+        ours = client.stream(method, url, content=body, headers=headers, extensions={"trace": progress})
         try:
             with anyio.fail_after(self.http.timeout):
-                async with client.stream(method, url, content=body, headers=headers) as response:
+                async with ours as response:
                     return await self._read(response)
-        except httpx.ConnectTimeout:
-            return Reply(failure=LOST, detail="no connection in time", sent=False, again=True)
         except (httpx.ConnectError, httpx.ProxyError) as error:
             refused = _tls_refusal(error)
-            by = " through the proxy" if isinstance(error, httpx.ProxyError) else ""
-            detail = f"TLS refused: {refused}" if refused else f"no connection{by}"
+            detail = f"TLS refused: {refused}" if refused else f"no connection{progress.by}"
             return Reply(failure=LOST, detail=detail, sent=False, again=not refused)
         except (TimeoutError, httpx.TimeoutException):
+            if not progress.sent:
+                return Reply(failure=LOST, detail=f"no connection{progress.by} in time", sent=False, again=True)
             return Reply(failure=TIMEOUT, detail=f"no answer in {self.http.timeout:g} seconds", again=True)
+        except httpx.LocalProtocolError:  # refused on this side, before anything is written
+            return Reply(failure=LOST, detail="HTTP forbids what would be sent", sent=False)
         except (httpx.HTTPError, httpx.StreamError, ssl.SSLError, OSError, ValueError):
-            return Reply(failure=LOST, detail="the connection broke", again=True)
+            return Reply(failure=LOST, detail=f"the connection{progress.by} broke", sent=progress.sent, again=True)
 
     async def _read(self, response: httpx.Response) -> Reply:
         status = response.status_code
@@ -228,15 +271,19 @@ class Channel:
             return Reply(status, failure=REDIRECTED, detail=f"HTTP {status}: sends us to {self._target(response)}")
         limit = int(self.http.max_answer_mb * 2**20)
         body = bytearray()
-        encoded = response.headers.get("content-encoding", "identity") != "identity"
+        codings = re.split(r"[\s,]+", response.headers.get("content-encoding", "").lower())
+        encoded = not _COMPRESSION.isdisjoint(codings)
+        unread = ""
         async for block in response.aiter_raw():
             body += block
             if len(body) > limit or encoded:
-                what = "compressed, against our wish" if encoded else f"more than {self.http.max_answer_mb:g} MiB"
-                return Reply(status, failure=TOO_LARGE, detail=f"the answer is {what}")
+                unread = "compressed, against our wish" if encoded else f"more than {self.http.max_answer_mb:g} MiB"
+                break
         if 200 <= status < 300:
+            if unread:
+                return Reply(status, failure=TOO_LARGE, detail=f"the answer is {unread}")
             return Reply(status, bytes(body))
-        said = self.clean(body[:2000].decode("utf-8", "replace"))
+        said = "" if unread else self.clean(body[:2000].decode("utf-8", "replace"))
         detail = f"HTTP {status}" + (f": {said}" if said else "")
         if status in (408, 429) or status >= 500:
             wait = _retry_after(response.headers.get("retry-after", ""))
@@ -252,8 +299,10 @@ class Channel:
 
     def clean(self, text: str) -> str:
         """What a service said, short, in one line, and without what must not be seen."""
-        for secret in self._all_secrets():
-            text = text.replace(secret, "***")
+        for form in (str, _plain):  # as it is, and as it was before somebody made JSON of it
+            text = form(text)
+            for secret in filter(None, map(form, self._all_secrets())):
+                text = text.replace(secret, "***")
         text = _BULK.sub("...", text)
         return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:150]
 
@@ -265,7 +314,8 @@ class Channel:
             self.url.query.decode(),
         ]
         whole += [value for _, value in self.url.params.multi_items()]
-        whole += [self.url.username, self.url.password, b64encode(self.url.userinfo).decode()]
+        user, password = self.url.username, self.url.password  # without %40 and the like, and so they are sent
+        whole += [user, password, b64encode(f"{user}:{password}".encode()).decode()]
         parts = {part for text in whole for part in (text, *re.split(r"[\s:;,&=]+", text)) if len(part) > 3}
         return sorted(parts, key=len, reverse=True)
 
@@ -273,7 +323,9 @@ class Channel:
 def refusal(name: str, reply: Reply) -> UserError:
     """The error for a first reply that shows that the config is wrong."""
     wrong = f"{name}: {reply.detail}"
-    if reply.status in (401, 403, 407):
+    if reply.status == 407 or (not reply.sent and "through the proxy" in reply.detail):
+        return UserError("suspect.url", wrong, f"a proxy that lets us through: check {_PROXIES}")
+    if reply.status in (401, 403):
         return UserError("suspect.http.headers", wrong, "a token that may ask")
     if reply.status == 413:
         return UserError("suspect.batch_size", wrong, "fewer images at once")
@@ -294,12 +346,20 @@ def _tls_refusal(error: BaseException | None) -> str:
     return ""
 
 
+def _plain(text: str) -> str:
+    """Without JSON's ways to write characters, however often they were applied."""
+    text = re.sub(r"\\+u([0-9A-Fa-f]{4})", lambda found: chr(int(found[1], 16)), text)
+    return re.sub(r"\\+[nrt]", " ", text).replace("\\", "")
+
+
 def _retry_after(text: str) -> float:
     """Seconds, whether it is given as seconds or as a date; 0 if it is neither."""
     text = text.strip()[:40]
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII):
         return float(text)
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+        date = parsedate_to_datetime(text)
+        date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)  # HTTP knows no other zone
+        return max(0.0, date.timestamp() - time.time())
     except (TypeError, ValueError, OverflowError, OSError):
         return 0.0
