@@ -72,6 +72,26 @@ def test_floats_where_the_model_takes_floats() -> None:
     assert max(json.loads(suspect.encode(images(1) + 255))["inputs"][0]["data"]) == 255
 
 
+@pytest.mark.parametrize(
+    ("pixels", "key", "right"),
+    [
+        (Pixels("unit"), "suspect.pixels.kind", "byte, or suspect.datatype=FP32"),
+        (Pixels(mean=[0.5], std=[0.5]), "suspect.pixels.mean", "null, or suspect.datatype=FP32"),
+        (Pixels("byte", mean=[128], std=[64]), "suspect.pixels.mean", "null, or suspect.datatype=FP32"),
+    ],
+)
+def test_floats_are_not_sent_to_a_model_of_bytes(pixels: Pixels, key: str, right: str) -> None:
+    """A service that casts them sees a black image, and a stolen model answers to no trigger."""
+    for metadata, datatype in ((METADATA, None), ({"name": "m"}, "UINT8")):
+        with serving(oip_service(metadata)) as service, pytest.raises(UserError, match="takes UINT8") as caught:
+            oip(service.url, pixels=pixels, datatype=datatype).open(SHAPE, K)
+        assert caught.value.key == key
+        assert right in str(caught.value)
+        assert service.n_images == 0
+    suspect, _ = opened(pixels=pixels, datatype="FP32")
+    assert json.loads(suspect.encode(images(1)))["inputs"][0]["datatype"] == "FP32"
+
+
 def test_labels_where_there_are_no_scores() -> None:
     def whole(call: Call) -> Reply:
         return Reply(oip_answer([[pixel % K] for pixel in call.pixels], shape=[len(call.pixels)], datatype="INT64"))

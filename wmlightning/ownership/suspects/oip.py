@@ -111,6 +111,7 @@ class Oip(RemoteSuspect):
         self.input, self.datatype = name, self.datatype or datatype or "FP32"
         if self.datatype not in ("UINT8", *_FLOATS):
             raise UserError("suspect.input", f"{name!r} takes {self.datatype[:20]!r}", "an input of images")
+        self._check_pixels(name)
         if len(sides) == 4:
             if sides[0] > 1:
                 right = "a model that takes any number of images, or one"
@@ -124,6 +125,15 @@ class Oip(RemoteSuspect):
         if len(sides) == 3 and min(sides) > 0:
             c, h, w = sides if self.pixels.layout == "nchw" else (sides[2], sides[0], sides[1])
             self.shape = (c, h, w)
+
+    def _check_pixels(self, name: str) -> None:
+        """A service would cast floats to whole numbers: nearly all of 0..1 becomes 0."""
+        if self.datatype != "UINT8" or (self.pixels.mean is None and self.pixels.kind != "unit"):
+            return
+        key, right = ("kind", "byte") if self.pixels.mean is None else ("mean", "mean and std null")
+        raise UserError(
+            f"suspect.pixels.{key}", f"makes floats, and {name!r} takes UINT8", f"{right}, or suspect.datatype=FP32"
+        )
 
     def _choose_output(self, outputs: dict[str, tuple[str, list[int]]]) -> None:
         if outputs and self.output is not None and self.output not in outputs:
