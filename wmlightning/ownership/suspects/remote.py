@@ -196,8 +196,10 @@ class RemoteSuspect(Suspect):
         flow.deliver(list(dict(held + result.answers).items()))  # an image that was asked alone stands in both
 
     def _judge(self, reply: Reply, flow: Flow, n: int) -> None:
-        too_many = n > 1 and reply.status == 413
-        if too_many or (not self._alive and reply.hopeless):
+        if n > 1 and (reply.status == 413 or (reply.status in (400, 422) and not self._in_batches)):
+            wrong = f"{self.name} does not take {n} images in a request ({reply.detail})"
+            raise UserError("suspect.batch_size", wrong, f"fewer than {n}")
+        if not self._alive and reply.hopeless:
             raise refusal(self.name, reply)
         if self._before + len(flow.failures) >= self.http.patience or (not self._alive and not flow.waiting):
             raise self._unreachable(flow)
