@@ -110,6 +110,62 @@ def test_scores_rather_than_labels() -> None:
     assert opened({**METADATA, "outputs": outputs}, output="l")[0].answers == "labels"
 
 
+def tensor(name: str, datatype: str, *sides: int) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": list(sides)}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "chosen"),
+    [
+        ([tensor("emb", "FP32", -1, 512), tensor("logits", "FP32", -1, K)], "logits"),
+        ([tensor("emb", "FP32", -1, 512), tensor("any", "FP32", -1, -1), tensor("logits", "FP32", -1, K)], "logits"),
+        ([tensor("emb", "FP32", -1, 512), tensor("any", "FP32", -1, -1)], "any"),
+        ([tensor("emb", "FP32", -1, 512), tensor("label", "INT64", -1)], "label"),
+        ([tensor("label", "INT64", -1), tensor("any", "FP32", -1, -1)], "any"),
+    ],
+)
+def test_the_output_that_is_as_wide_as_the_task(outputs: list[dict[str, Any]], chosen: str) -> None:
+    assert opened({**METADATA, "outputs": outputs})[0].output == chosen
+
+
+def test_no_output_is_as_wide_as_the_task() -> None:
+    outputs = [tensor("emb", "FP32", -1, 512), tensor("logits", "FP32", -1, 9)]
+    with pytest.raises(UserError, match="no scores of 10 classes; one of emb, logits") as caught:
+        opened({**METADATA, "outputs": outputs})
+    assert caught.value.key == "suspect.output"
+    with pytest.raises(UserError, match="tells 512 classes apart"):
+        opened({**METADATA, "outputs": outputs}, output="emb")
+
+
+@pytest.mark.parametrize("metadata", [{"name": "m"}, {**METADATA, "outputs": [{"name": "out"}]}])
+def test_labels_of_a_model_that_says_little(metadata: dict[str, Any]) -> None:
+    def label(call: Call) -> Reply:
+        return Reply(oip_answer([[3]], shape=[1], datatype="INT64"))
+
+    with serving(oip_service(metadata, label)) as service:
+        suspect = oip(service.url, datatype="UINT8")
+        suspect.open(SHAPE, K)
+        with pytest.raises(UserError, match=r"another number of scores; .* suspect\.answers=labels"):
+            suspect.ask(images(9))
+        suspect = oip(service.url, datatype="UINT8", answers="labels", batch_size=1)
+        suspect.open(SHAPE, K)
+        assert [answer.label for answer in suspect.ask(images(9))] == [3] * 9
+
+
+@pytest.mark.parametrize("options", [{}, {"input": "x"}, {"output": "x"}])
+def test_long_names_are_cut(options: dict[str, str]) -> None:
+    long = ["y" * 2_000_000, "z" * 2_000_000]
+    many = {key: [{"name": name} for name in long] for key in ("inputs", "outputs")}
+    one = {**METADATA, "inputs": [{"name": long[0], "datatype": "BYTES"}]}
+    for metadata in (many, one, {**METADATA, **many, "inputs": METADATA["inputs"]}):
+        try:
+            opened(metadata, **options)
+        except UserError as error:
+            assert len(str(error)) < 500
+        else:
+            assert not options
+
+
 def test_model_of_one_image() -> None:
     suspect, _ = opened(described(input={"shape": [1, *SHAPE]}, output={"shape": [1, K]}))
     assert suspect.batch_size == 1

@@ -60,6 +60,7 @@ class RemoteSuspect(Suspect):
     """
 
     method = "POST"
+    hint = ""  # what else may be the reason where there is another number of scores than classes
 
     def __init__(self, url: str, batch_size: int, http: Http | None) -> None:
         if not isinstance(http, Http | None):
@@ -215,7 +216,7 @@ class RemoteSuspect(Suspect):
     def _check_classes(self, result: Result) -> None:
         if not self._alive and all(answer.missing == WRONG_CLASSES for _, answer in result.answers):
             wrong = f"{self.name} gives another number of scores"
-            raise UserError("suspect", wrong, f"the key's task has {self.n_classes} classes")
+            raise UserError("suspect", wrong, f"the key's task has {self.n_classes} classes{self.hint}")
 
     def _check_count(self, result: Result) -> None:
         if len(result.answers) < 2 or self._in_batches:
