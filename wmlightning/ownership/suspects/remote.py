@@ -38,7 +38,10 @@ from wmlightning.ownership.suspects.http import Channel, Http, Reply, refusal
 from wmlightning.ownership.suspects.reading import NOTHING, parse
 
 #: Headers that say who asks, and not what: a new token makes no other suspect.
-_CREDENTIALS = ("authorization", "proxy-authorization", "x-api-key", "cookie")
+_CREDENTIALS = (
+    *("authorization", "proxy-authorization", "cookie", "api-key", "apikey", "x-api-key", "x-auth-token"),
+    *("x-access-token", "x-amz-security-token", "x-goog-api-key", "ocp-apim-subscription-key", "x-functions-key"),
+)
 #: Streams whose event loop may still run. One left open must end while threads still live, or Python never ends.
 _OPEN: WeakSet[Generator[Batch, None, None]] = WeakSet()
 
