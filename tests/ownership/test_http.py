@@ -622,7 +622,7 @@ def test_who_refuses_in_words_of_their_own_is_asked_on() -> None:
     assert [answer.label for answer in answers] == [None, None, 7, 8, 9, 0, *[None] * 19]
 
 
-@pytest.mark.parametrize("status", [200, 413])
+@pytest.mark.parametrize("status", [200, 400, 413, 422])
 def test_a_service_that_takes_one_image_at_a_time(status: int) -> None:
     """It answers the first one: told after the first request with several, and not when all are shown."""
 
@@ -632,8 +632,25 @@ def test_a_service_that_takes_one_image_at_a_time(status: int) -> None:
     with serving(one) as service:
         error = fails(api(service.url, **MANY), 200)
     assert error.key == "suspect.batch_size"
+    assert str(error).endswith("; 1" if status == 200 else "; fewer than 15"), error
     assert not isinstance(error, Unreachable)
     assert service.n_images == 1 + 15
+
+
+def test_the_first_of_several_that_are_too_many() -> None:
+    """A limit of eight, which no status of its own tells: single images worked, and nothing else ever did."""
+
+    def eight(call: Call) -> Reply:
+        return each(call) if len(call.pixels) <= 8 else Reply({"error": "batch-size must be <= 8"}, 400)
+
+    with serving(eight) as service:
+        suspect = api(service.url, **MANY)
+        assert given_labels(suspect.ask(images(2))) == labels(2)
+        error = fails(suspect, 200)
+        assert error.key == "suspect.batch_size"
+        assert "batch-size must be <= 8" in str(error)
+        assert service.n_images == 2 + 16
+        assert given_labels(api(service.url, **{**MANY, "batch_size": 8}).ask(images(200))) == labels(200)
 
 
 @pytest.mark.parametrize("url", ["http://h.example/", "http://h.example:80", "HTTP://H.EXAMPLE/", "http://h.example?"])

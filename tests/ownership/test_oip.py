@@ -72,6 +72,26 @@ def test_floats_where_the_model_takes_floats() -> None:
     assert max(json.loads(suspect.encode(images(1) + 255))["inputs"][0]["data"]) == 255
 
 
+@pytest.mark.parametrize(
+    ("pixels", "key", "right"),
+    [
+        (Pixels("unit"), "suspect.pixels.kind", "byte, or suspect.datatype=FP32"),
+        (Pixels(mean=[0.5], std=[0.5]), "suspect.pixels.mean", "null, or suspect.datatype=FP32"),
+        (Pixels("byte", mean=[128], std=[64]), "suspect.pixels.mean", "null, or suspect.datatype=FP32"),
+    ],
+)
+def test_floats_are_not_sent_to_a_model_of_bytes(pixels: Pixels, key: str, right: str) -> None:
+    """A service that casts them sees a black image, and a stolen model answers to no trigger."""
+    for metadata, datatype in ((METADATA, None), ({"name": "m"}, "UINT8")):
+        with serving(oip_service(metadata)) as service, pytest.raises(UserError, match="takes UINT8") as caught:
+            oip(service.url, pixels=pixels, datatype=datatype).open(SHAPE, K)
+        assert caught.value.key == key
+        assert right in str(caught.value)
+        assert service.n_images == 0
+    suspect, _ = opened(pixels=pixels, datatype="FP32")
+    assert json.loads(suspect.encode(images(1)))["inputs"][0]["datatype"] == "FP32"
+
+
 def test_labels_where_there_are_no_scores() -> None:
     def whole(call: Call) -> Reply:
         return Reply(oip_answer([[pixel % K] for pixel in call.pixels], shape=[len(call.pixels)], datatype="INT64"))
@@ -88,6 +108,62 @@ def test_scores_rather_than_labels() -> None:
     assert opened({**METADATA, "outputs": outputs})[0].output == "out"
     assert opened({**METADATA, "outputs": outputs}, answers="labels")[0].output == "l"
     assert opened({**METADATA, "outputs": outputs}, output="l")[0].answers == "labels"
+
+
+def tensor(name: str, datatype: str, *sides: int) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": list(sides)}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "chosen"),
+    [
+        ([tensor("emb", "FP32", -1, 512), tensor("logits", "FP32", -1, K)], "logits"),
+        ([tensor("emb", "FP32", -1, 512), tensor("any", "FP32", -1, -1), tensor("logits", "FP32", -1, K)], "logits"),
+        ([tensor("emb", "FP32", -1, 512), tensor("any", "FP32", -1, -1)], "any"),
+        ([tensor("emb", "FP32", -1, 512), tensor("label", "INT64", -1)], "label"),
+        ([tensor("label", "INT64", -1), tensor("any", "FP32", -1, -1)], "any"),
+    ],
+)
+def test_the_output_that_is_as_wide_as_the_task(outputs: list[dict[str, Any]], chosen: str) -> None:
+    assert opened({**METADATA, "outputs": outputs})[0].output == chosen
+
+
+def test_no_output_is_as_wide_as_the_task() -> None:
+    outputs = [tensor("emb", "FP32", -1, 512), tensor("logits", "FP32", -1, 9)]
+    with pytest.raises(UserError, match="no scores of 10 classes; one of emb, logits") as caught:
+        opened({**METADATA, "outputs": outputs})
+    assert caught.value.key == "suspect.output"
+    with pytest.raises(UserError, match="tells 512 classes apart"):
+        opened({**METADATA, "outputs": outputs}, output="emb")
+
+
+@pytest.mark.parametrize("metadata", [{"name": "m"}, {**METADATA, "outputs": [{"name": "out"}]}])
+def test_labels_of_a_model_that_says_little(metadata: dict[str, Any]) -> None:
+    def label(call: Call) -> Reply:
+        return Reply(oip_answer([[3]], shape=[1], datatype="INT64"))
+
+    with serving(oip_service(metadata, label)) as service:
+        suspect = oip(service.url, datatype="UINT8")
+        suspect.open(SHAPE, K)
+        with pytest.raises(UserError, match=r"another number of scores; .* suspect\.answers=labels"):
+            suspect.ask(images(9))
+        suspect = oip(service.url, datatype="UINT8", answers="labels", batch_size=1)
+        suspect.open(SHAPE, K)
+        assert [answer.label for answer in suspect.ask(images(9))] == [3] * 9
+
+
+@pytest.mark.parametrize("options", [{}, {"input": "x"}, {"output": "x"}])
+def test_long_names_are_cut(options: dict[str, str]) -> None:
+    long = ["y" * 2_000_000, "z" * 2_000_000]
+    many = {key: [{"name": name} for name in long] for key in ("inputs", "outputs")}
+    one = {**METADATA, "inputs": [{"name": long[0], "datatype": "BYTES"}]}
+    for metadata in (many, one, {**METADATA, **many, "inputs": METADATA["inputs"]}):
+        try:
+            opened(metadata, **options)
+        except UserError as error:
+            assert len(str(error)) < 500
+        else:
+            assert not options
 
 
 def test_model_of_one_image() -> None:

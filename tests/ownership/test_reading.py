@@ -68,6 +68,7 @@ def test_scores_as_numpy_reads_them(row: list[float]) -> None:
     [
         ([math.nan, *[0.0] * 9], "not a number"),
         ([math.inf, *[0.0] * 9], "not a number"),
+        ([-math.inf] * 10, "not a number"),
         ([0.0] * 9, "wrong number of classes"),
         ([0.0] * 11, "wrong number of classes"),
         ([None, *[0.0] * 9], "malformed"),
@@ -84,6 +85,15 @@ def test_bad_scores(row: Any, why: str) -> None:
 
 def test_minus_infinity_is_the_logarithm_of_nothing() -> None:
     assert reading.of_scores([-math.inf] * 9 + [-1.0], K).label == 9
+
+
+@pytest.mark.parametrize("scores", [[-math.inf, -math.inf], [0.5, math.inf], [math.nan, 0.5]])
+def test_scores_of_the_best_classes_are_read_like_all_scores(scores: list[float]) -> None:
+    items = [{"label": 3 + i, "score": score} for i, score in enumerate(scores)]
+    assert reading.of_top(items, "label", "score", None, K).missing == "not a number"
+    assert reading.of_scores(scores, None).missing == "not a number"
+    items.append({"label": 7, "score": -1.0})
+    assert reading.of_top(items, "label", "score", None, K).label == (7 if scores[0] == -math.inf else None)
 
 
 def test_one_bad_row_does_not_spoil_the_others() -> None:
@@ -141,6 +151,8 @@ def test_top_k_in_any_order() -> None:
         (np.array([3, np.nan]), [3, None]),
         (np.array([one_hot(5), [np.nan] * K]), [5, None]),
         (np.array([one_hot(5), [np.inf] * K]), [5, None]),
+        (np.array([one_hot(5), [-np.inf] * K]), [5, None]),
+        (np.array([[-np.inf] * 9 + [-1.0], [-np.inf] * K], dtype=np.float16), [9, None]),
         (np.eye(K, dtype=np.int64)[:2], [0, 1]),
         (np.array([3]), [None, None]),
         (np.zeros((2, 9)), [None, None]),

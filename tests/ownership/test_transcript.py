@@ -405,7 +405,11 @@ def test_another_model_at_the_same_address(
         assert service.n_images == 3
 
 
-@pytest.mark.parametrize("name", ["Authorization", "proxy-authorization", "X-API-Key", "Cookie"])
+TOKENS = ["Authorization", "proxy-authorization", "X-API-Key", "Cookie", "api-key", "apikey", "X-Auth-Token"]
+TOKENS += ["X-Access-Token", "X-Amz-Security-Token", "X-Goog-Api-Key", "Ocp-Apim-Subscription-Key", "X-Functions-Key"]
+
+
+@pytest.mark.parametrize("name", TOKENS)
 def test_another_token_is_the_same_suspect(path: Path, name: str) -> None:
     with serving() as service:
         for token in ("one", "two"):

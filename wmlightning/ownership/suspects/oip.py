@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ from wmlightning.ownership.suspects.reading import of_tensor
 from wmlightning.ownership.suspects.remote import RemoteSuspect
 
 _FLOATS = ("FP16", "FP32", "FP64", "BF16")
+_MOST = 100  # characters of a name in an error message
 _WHOLE = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
 
 
@@ -65,6 +67,7 @@ class Oip(RemoteSuspect):
         self.pixels = pixels_of(pixels)
         self.name = f"{self.name} {self.model}"
         self._batched, self._batch_size = True, self.batch_size
+        self._classes: int | None = None
         self._given = self.input, self.datatype, self.output, self.answers
         self._how = reading(*self._given, self.pixels)
 
@@ -83,6 +86,11 @@ class Oip(RemoteSuspect):
     def identity(self) -> dict[str, Any]:
         """See :meth:`Suspect.identity`."""
         return {"kind": "oip", "name": self.name, "version": self.version, "reading": self._how}
+
+    def open(self, shape: Shape | None = None, n_classes: int | None = None) -> None:
+        """See :meth:`Suspect.open`. The task's classes tell which of several outputs is meant."""
+        self._classes = n_classes
+        super().open(shape, n_classes)
 
     def connect(self, shape: Shape | None) -> None:
         """Asks the service about the model.
@@ -103,14 +111,15 @@ class Oip(RemoteSuspect):
 
     def _choose_input(self, inputs: dict[str, tuple[str, list[int]]]) -> None:
         if inputs and self.input is None and len(inputs) > 1:
-            raise UserError("suspect.input", f"{self.name} has several inputs", f"one of {listed(inputs)}")
+            raise UserError("suspect.input", f"{self.name} has several inputs", f"one of {_named(inputs)}")
         name = self.input or next(iter(inputs), "input")
         if inputs and name not in inputs:
-            raise UserError("suspect.input", f"{self.name} has no {name!r}", f"one of {listed(inputs)}")
+            raise UserError("suspect.input", f"{self.name} has no {name!r}", f"one of {_named(inputs)}")
         datatype, sides = inputs.get(name, ("", []))
         self.input, self.datatype = name, self.datatype or datatype or "FP32"
         if self.datatype not in ("UINT8", *_FLOATS):
-            raise UserError("suspect.input", f"{name!r} takes {self.datatype[:20]!r}", "an input of images")
+            raise UserError("suspect.input", f"{_short(name)!r} takes {self.datatype[:20]!r}", "an input of images")
+        self._check_pixels(name)
         if len(sides) == 4:
             if sides[0] > 1:
                 right = "a model that takes any number of images, or one"
@@ -120,14 +129,22 @@ class Oip(RemoteSuspect):
         elif len(sides) == 3:
             self._batched, self.batch_size = False, 1
         elif sides:
-            raise UserError("suspect.input", f"{name!r} has the shape {sides[:8]}", "an input of images")
+            raise UserError("suspect.input", f"{_short(name)!r} has the shape {sides[:8]}", "an input of images")
         if len(sides) == 3 and min(sides) > 0:
             c, h, w = sides if self.pixels.layout == "nchw" else (sides[2], sides[0], sides[1])
             self.shape = (c, h, w)
 
+    def _check_pixels(self, name: str) -> None:
+        """A service would cast floats to whole numbers: nearly all of 0..1 becomes 0."""
+        if self.datatype != "UINT8" or (self.pixels.mean is None and self.pixels.kind != "unit"):
+            return
+        key, right = ("kind", "byte") if self.pixels.mean is None else ("mean", "mean and std null")
+        wrong = f"makes floats, and {_short(name)!r} takes UINT8"
+        raise UserError(f"suspect.pixels.{key}", wrong, f"{right}, or suspect.datatype=FP32")
+
     def _choose_output(self, outputs: dict[str, tuple[str, list[int]]]) -> None:
         if outputs and self.output is not None and self.output not in outputs:
-            raise UserError("suspect.output", f"{self.name} has no {self.output!r}", f"one of {listed(outputs)}")
+            raise UserError("suspect.output", f"{self.name} has no {self.output!r}", f"one of {_named(outputs)}")
         if not self._batched:
             outputs = {name: (datatype, [1, *sides]) for name, (datatype, sides) in outputs.items()}
         offered = {name: found for name, found in outputs.items() if self.output in (None, name)}
@@ -138,7 +155,10 @@ class Oip(RemoteSuspect):
         if not fitting and self.answers and len(offered) == 1:  # the user knows better than the service
             fitting = [(name, self.answers) for name, (_, sides) in offered.items() if _may_hold(self.answers, sides)]
         if fitting:
-            self.output, self.answers = fitting[0]
+            self.output, self.answers = min(fitting, key=lambda one: self._misfit(one[1], outputs[one[0]][1]))
+            if len(offered) > 1 and self._misfit(self.answers, outputs[self.output][1]) > 1:
+                wrong = f"{self.name} gives no scores of {self._classes} classes"
+                raise UserError("suspect.output", wrong, f"one of {_named(outputs)}, or another model")
         elif offered:
             raise UserError(
                 "suspect.output", f"{self.name} gives no {' and no '.join(wanted)}", "another output or model"
@@ -147,6 +167,14 @@ class Oip(RemoteSuspect):
         sides = outputs.get(self.output or "", ("", []))[1]
         if self.answers == "scores" and len(sides) == 2 and sides[1] > 0:
             self.n_classes = sides[1]
+        unsaid = self._given[3] is None and self.n_classes is None
+        self.hint = ", and suspect.answers=labels reads labels" if unsaid else ""
+
+    def _misfit(self, kind: str, sides: list[int]) -> int:
+        """How far an output is from what is looked for: 0 is as wide as the task, 2 has another width."""
+        if kind == "labels" or len(sides) != 2 or sides[1] < 1 or self._classes is None:
+            return 1
+        return 0 if sides[1] == self._classes else 2
 
     def encode(self, images: Tensor) -> bytes:
         """A request with one flat tensor."""
@@ -193,6 +221,15 @@ def _word(value: Any, key: str) -> str:
     if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
         raise UserError(key, f"{value!r} is no name", "a word, in quotes if it looks like a number")
     return str(value)
+
+
+def _short(name: str) -> str:
+    """A service may have given it any length."""
+    return name if len(name) <= _MOST else f"{name[:_MOST]}..."
+
+
+def _named(tensors: Iterable[str]) -> str:
+    return listed(map(_short, tensors))
 
 
 def _before_v2(url: str) -> str:

@@ -94,9 +94,8 @@ def of_scores(row: Any, n_classes: int | None) -> Answer:
         return Answer(missing=MALFORMED)
     if n_classes is not None and len(row) != n_classes:
         return Answer(missing=WRONG_CLASSES)
-    if any(math.isnan(value) or value == math.inf for value in row):
-        return Answer(missing=NOT_A_NUMBER)
-    return Answer(max(range(len(row)), key=row.__getitem__))
+    best = _best(row)
+    return Answer(missing=NOT_A_NUMBER) if best is None else Answer(best)
 
 
 def of_top(items: Any, label: str, score: str, names: Mapping[str, int] | None, n_classes: int | None) -> Answer:
@@ -114,10 +113,11 @@ def of_top(items: Any, label: str, score: str, names: Mapping[str, int] | None, 
     scores = [reach(item, score) for item in items]
     if not all(map(_is_number, scores)):
         return Answer(missing=MALFORMED)
-    if any(map(math.isnan, scores)):
+    best = _best(scores)
+    if best is None:
         return Answer(missing=NOT_A_NUMBER)
-    best = reach(items[max(range(len(items)), key=scores.__getitem__)], label)
-    return of_label(best, n_classes) if names is None else of_name(best, names, n_classes)
+    found = reach(items[best], label)
+    return of_label(found, n_classes) if names is None else of_name(found, names, n_classes)
 
 
 def of_array(found: npt.NDArray[Any], n: int, n_classes: int | None) -> list[Answer]:
@@ -132,11 +132,13 @@ def of_array(found: npt.NDArray[Any], n: int, n_classes: int | None) -> list[Ans
         return missing(MALFORMED, n)
     if n_classes is not None and found.shape[1] != n_classes:
         return missing(WRONG_CLASSES, n)
-    labels = found.argmax(1).tolist()
+    best = found.argmax(1)
+    labels = best.tolist()
     told = {label: Answer(label) for label in set(labels)}
     answers = [told[label] for label in labels]
-    for i in np.flatnonzero(~(found < np.inf).all(1)).tolist() if found.dtype.kind == "f" else ():
-        answers[i] = Answer(missing=NOT_A_NUMBER)
+    if found.dtype.kind == "f":  # argmax takes NaN for the largest, and takes -inf if there is nothing else
+        for i in np.flatnonzero(~np.isfinite(found[np.arange(n), best])).tolist():
+            answers[i] = Answer(missing=NOT_A_NUMBER)
     return answers
 
 
@@ -173,6 +175,12 @@ def _flat(data: Sequence[Any]) -> list[Any] | None:
         return list(data)
     flat = [value for item in data for value in item] if all(nested) else [data]
     return None if any(isinstance(value, list) for value in flat) else flat
+
+
+def _best(scores: Sequence[float]) -> int | None:
+    """Where the largest one is; ``None`` if one is no number, or all are the logarithm of nothing."""
+    best = max(range(len(scores)), key=scores.__getitem__)
+    return None if any(map(math.isnan, scores)) or math.isinf(scores[best]) else best
 
 
 def _is_number(value: Any) -> bool:

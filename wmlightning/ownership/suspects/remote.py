@@ -5,9 +5,9 @@ from __future__ import annotations
 import atexit
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 from weakref import WeakSet
@@ -20,7 +20,6 @@ from torch import Tensor
 from wmlightning.config import setting
 from wmlightning.errors import UserError
 from wmlightning.ownership.suspects.base import (
-    LOST,
     MALFORMED,
     WRONG_CLASSES,
     WRONG_COUNT,
@@ -34,11 +33,15 @@ from wmlightning.ownership.suspects.base import (
     batches,
     missing,
 )
+from wmlightning.ownership.suspects.flow import Flow, Result, unanswered
 from wmlightning.ownership.suspects.http import Channel, Http, Reply, refusal
 from wmlightning.ownership.suspects.reading import NOTHING, parse
 
 #: Headers that say who asks, and not what: a new token makes no other suspect.
-_CREDENTIALS = ("authorization", "proxy-authorization", "x-api-key", "cookie")
+_CREDENTIALS = (
+    *("authorization", "proxy-authorization", "cookie", "api-key", "apikey", "x-api-key", "x-auth-token"),
+    *("x-access-token", "x-amz-security-token", "x-goog-api-key", "ocp-apim-subscription-key", "x-functions-key"),
+)
 #: Streams whose event loop may still run. One left open must end while threads still live, or Python never ends.
 _OPEN: WeakSet[Generator[Batch, None, None]] = WeakSet()
 
@@ -48,48 +51,6 @@ def _close_all() -> None:
     for stream in list(_OPEN):
         with suppress(ValueError):  # another thread is in it
             stream.close()
-
-
-@dataclass(frozen=True)
-class _Result:
-    """What came of one batch.
-
-    Attributes:
-        answers: for the images that left.
-        kept: images that never left, since no connection was made.
-        reply: the last one; ``None`` if the budget let nothing pass.
-    """
-
-    answers: Batch
-    kept: list[int]
-    reply: Reply | None
-
-    @property
-    def failed(self) -> bool:
-        """Whether the service gave nothing that can be read."""
-        no_reply = self.reply is None or self.reply.failure is not None
-        return no_reply or all(answer.missing == MALFORMED for _, answer in self.answers)
-
-
-@dataclass
-class _Flow:
-    """One stream.
-
-    Attributes:
-        images: all of them.
-        spend: who counts them.
-        deliver: hands answers to the caller's thread.
-        room: bounds the requests that are under way, or whose answers the caller has not looked at.
-        waiting: batches still to be sent.
-        failures: the last requests, if they failed: held back until the service shows signs of life.
-    """
-
-    images: Tensor
-    spend: Spend
-    deliver: Callable[[Batch], None]
-    room: anyio.Semaphore
-    waiting: deque[list[int]]
-    failures: list[_Result] = field(default_factory=list)
 
 
 class RemoteSuspect(Suspect):
@@ -102,6 +63,7 @@ class RemoteSuspect(Suspect):
     """
 
     method = "POST"
+    hint = ""  # what else may be the reason where there is another number of scores than classes
 
     def __init__(self, url: str, batch_size: int, http: Http | None) -> None:
         if not isinstance(http, Http | None):
@@ -114,6 +76,7 @@ class RemoteSuspect(Suspect):
         self.batch_size = setting(batch_size, "suspect.batch_size", int, 1)
         self._alive = self._in_batches = False  # an answer could be read, and those to several images at once
         self._unusable = 0
+        self._before = 0  # requests that failed in a row at the end of earlier streams: a round may be one of them
 
     @property
     def endpoint(self) -> httpx.URL:
@@ -156,7 +119,7 @@ class RemoteSuspect(Suspect):
         results: SimpleQueue[Batch | None] = SimpleQueue()
         with start_blocking_portal() as portal:  # an event loop of its own, whatever the caller's thread is doing
             room = portal.call(anyio.Semaphore, self.http.concurrency)
-            flow = _Flow(images, spend, results.put, room, waiting)
+            flow = Flow(images, spend, results.put, room, waiting)
             work = portal.start_task_soon(self._work, flow)
             work.add_done_callback(lambda _: results.put(None))
             try:
@@ -168,7 +131,7 @@ class RemoteSuspect(Suspect):
             finally:
                 work.cancel()
 
-    async def _work(self, flow: _Flow) -> None:
+    async def _work(self, flow: Flow) -> None:
         failed: list[Exception] = []
 
         async def worker() -> None:
@@ -185,13 +148,24 @@ class RemoteSuspect(Suspect):
                 async with anyio.create_task_group() as group:
                     for _ in range(min(self.http.concurrency, len(flow.waiting))):
                         group.start_soon(worker)
+            if not failed:
+                await self._ask_alone(client, flow)
         if failed:
             raise failed[0]
-        if any(result.reply is not None and result.reply.failure == LOST for result in flow.failures):
+        if flow.lost:
             raise self._unreachable(flow)
+        self._before += sum(result.in_doubt for result in flow.failures)
         flow.deliver([pair for result in flow.failures for pair in result.answers])
 
-    async def _step(self, client: httpx.AsyncClient, flow: _Flow) -> None:
+    async def _ask_alone(self, client: httpx.AsyncClient, flow: Flow) -> None:
+        """Is the service gone, or did it refuse? Images of requests that failed get one each, until one is answered."""
+        several = [result.answers for result in flow.failures if result.in_doubt and len(result.answers) > 1]
+        for i in [i for answers in several for i, _ in answers]:
+            if flow.failures and not flow.lost:
+                flow.waiting.append([i])
+                await self._step(client, flow)
+
+    async def _step(self, client: httpx.AsyncClient, flow: Flow) -> None:
         """Sends the next batch, and decides what its outcome means for the whole. Delivers once, if only nothing."""
         await flow.room.acquire()
         if not flow.waiting:  # others took the last while we waited
@@ -222,28 +196,32 @@ class RemoteSuspect(Suspect):
         held = [pair for failure in flow.failures for pair in failure.answers]
         flow.waiting.extend(failure.kept for failure in flow.failures if failure.kept)
         flow.failures.clear()
-        flow.deliver(held + result.answers)
+        self._before = 0
+        flow.deliver(list(dict(held + result.answers).items()))  # an image that was asked alone stands in both
 
-    def _judge(self, reply: Reply, flow: _Flow, n: int) -> None:
-        too_many = n > 1 and reply.status == 413
-        if too_many or (not self._alive and reply.hopeless):
+    def _judge(self, reply: Reply, flow: Flow, n: int) -> None:
+        if n > 1 and (reply.status == 413 or (reply.status in (400, 422) and not self._in_batches)):
+            wrong = f"{self.name} does not take {n} images in a request ({reply.detail})"
+            raise UserError("suspect.batch_size", wrong, f"fewer than {n}")
+        if not self._alive and reply.hopeless:
             raise refusal(self.name, reply)
-        if len(flow.failures) >= self.http.patience or (not self._alive and not flow.waiting):
+        if self._before + len(flow.failures) >= self.http.patience or (not self._alive and not flow.waiting):
             raise self._unreachable(flow)
 
-    def _unreachable(self, flow: _Flow) -> Unreachable:
-        last, n = flow.failures[-1].reply, len(flow.failures)
+    def _unreachable(self, flow: Flow) -> Unreachable:
+        last, n = flow.failures[-1].reply, self._before + len(flow.failures)
+        self._before = 0  # who asks again has patience again
         why = last.detail if last is not None and last.failure else "what it answers cannot be read"
         heard = all(result.reply is not None and result.reply.failure is None for result in flow.failures)
         kind = Unreadable if heard and not self._alive else Unreachable
         return kind(f"{self.name}: " + (f"{n} requests in a row failed, the last one: " if n > 1 else "") + why)
 
-    def _check_classes(self, result: _Result) -> None:
+    def _check_classes(self, result: Result) -> None:
         if not self._alive and all(answer.missing == WRONG_CLASSES for _, answer in result.answers):
             wrong = f"{self.name} gives another number of scores"
-            raise UserError("suspect", wrong, f"the key's task has {self.n_classes} classes")
+            raise UserError("suspect", wrong, f"the key's task has {self.n_classes} classes{self.hint}")
 
-    def _check_count(self, result: _Result) -> None:
+    def _check_count(self, result: Result) -> None:
         if len(result.answers) < 2 or self._in_batches:
             return
         if all(answer.missing == WRONG_COUNT for _, answer in result.answers):
@@ -251,31 +229,31 @@ class RemoteSuspect(Suspect):
             raise UserError("suspect.batch_size", wrong, "1")
         self._in_batches = True
 
-    def _check_usable(self, result: _Result) -> None:
+    def _check_usable(self, result: Result) -> None:
         """A mistake in names or mapping would show it all triggers. Who refuses in words of their own is asked on."""
         self._unusable += 1
         if self._unusable >= self.http.patience:
             why = result.answers[-1][1].missing
             raise Unreadable(f"{self.name}: none of its first {self._unusable} answers is a class of the task ({why})")
 
-    async def _batch(self, client: httpx.AsyncClient, flow: _Flow, which: list[int]) -> _Result:
+    async def _batch(self, client: httpx.AsyncClient, flow: Flow, which: list[int]) -> Result:
         """Asks for some images until there is an answer, no hope or no budget."""
         settled: Batch = []
         reply: Reply | None = None  # of the attempt before
-        tries = dict.fromkeys(which, 0)
+        tries = flow.tries
         body = self.encode(flow.images[which])  # what cannot be sent is not counted as sent
         for attempt in range(1, self.http.retries + 2):
             await self.channel.turn()
             allowed = flow.spend.take(which, attempt)
             if reply is not None:  # what may not be sent again has its answer: none
-                settled += _unanswered([i for i in which if i not in allowed], tries, reply)
+                settled += unanswered([i for i in which if i not in allowed], tries, reply)
             if not allowed:
-                return _Result(settled, [], reply)
+                return Result(settled, [], reply)
             if allowed != which:
                 which, body = allowed, self.encode(flow.images[allowed])
             reply = await self.channel.exchange(client, self.method, self.endpoint, body)
             if reply.sent:
-                tries.update((i, tries[i] + 1) for i in which)
+                tries.update(which)
             else:
                 flow.spend.give_back(which)
             if reply.failure is None:
@@ -284,13 +262,13 @@ class RemoteSuspect(Suspect):
                     (i, replace(answer, status=reply.status, attempt=tries[i]))
                     for i, answer in zip(which, answers, strict=True)
                 ]
-                return _Result(settled, [], reply)
+                return Result(settled, [], reply)
             if not reply.again or (not self._alive and reply.hopeless):
                 break
             if attempt <= self.http.retries:
                 await self.channel.rest(attempt, reply)
         assert reply is not None, "there is a first attempt"
-        return _Result(settled + _unanswered(which, tries, reply), [i for i in which if not tries[i]], reply)
+        return Result(settled + unanswered(which, tries, reply), [i for i in which if not tries[i]], reply)
 
     def _read(self, reply: Reply, n: int) -> list[Answer]:
         content = parse(reply.body)
@@ -326,9 +304,3 @@ class RemoteSuspect(Suspect):
                     break
                 await self.channel.rest(attempt, reply)
             return reply
-
-
-def _unanswered(which: list[int], tries: dict[int, int], reply: Reply) -> Batch:
-    """What never left has no answer, not even a missing one."""
-    why = Answer(missing=reply.failure, status=reply.status)
-    return [(i, replace(why, attempt=tries[i])) for i in which if tries[i]]
