@@ -25,7 +25,7 @@ from tests.ownership.services import Call, K, Reply, api, honest, images, labels
 from wmlightning.errors import UserError
 from wmlightning.ownership.suspects.base import Answer, Unreachable, Unreadable
 from wmlightning.ownership.suspects.http import Channel, Http
-from wmlightning.ownership.suspects.http import Reply as HttpReply
+from wmlightning.ownership.suspects.replies import Reply as HttpReply
 
 TOKEN = "s3cr3t-token-of-mine"
 
@@ -182,7 +182,7 @@ def test_huge_answer_is_cut_off_while_it_arrives() -> None:
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_retry_after_is_honoured_by_all_and_capped(concurrency: int) -> None:
+def testretry_after_is_honoured_by_all_and_capped(concurrency: int) -> None:
     times = []
 
     def busy(call: Call) -> Reply:
@@ -228,19 +228,19 @@ def test_waits_twice_as_long_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Wed, 99 Foo 9999 99:99:99 GMT", 0, 0),
     ],
 )
-def test_retry_after_in_all_its_forms(text: str, low: float, high: float) -> None:
-    from wmlightning.ownership.suspects.http import _retry_after
+def testretry_after_in_all_its_forms(text: str, low: float, high: float) -> None:
+    from wmlightning.ownership.suspects.replies import retry_after
 
-    assert low <= _retry_after(text) <= high
-    assert 50 < _retry_after(formatdate(time.time() + 60, usegmt=True)) < 61
+    assert low <= retry_after(text) <= high
+    assert 50 < retry_after(formatdate(time.time() + 60, usegmt=True)) < 61
 
 
 @few
 @given(st.text())
-def test_retry_after_never_raises(text: str) -> None:
-    from wmlightning.ownership.suspects.http import _retry_after
+def testretry_after_never_raises(text: str) -> None:
+    from wmlightning.ownership.suspects.replies import retry_after
 
-    assert _retry_after(text) >= 0
+    assert retry_after(text) >= 0
 
 
 def test_rate_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

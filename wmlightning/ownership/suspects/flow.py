@@ -10,7 +10,7 @@ import anyio
 from torch import Tensor
 
 from wmlightning.ownership.suspects.base import LOST, MALFORMED, Answer, Batch, Spend
-from wmlightning.ownership.suspects.http import Reply
+from wmlightning.ownership.suspects.replies import Reply
 
 #: What a service that is there says of a request that it does not take.
 _BLAMES = (400, 413, 414, 415, 422)

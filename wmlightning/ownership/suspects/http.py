@@ -14,8 +14,6 @@ import time
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timezone
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +24,14 @@ import numpy as np
 from wmlightning.config import setting
 from wmlightning.errors import UserError
 from wmlightning.ownership.suspects.base import LOST, REDIRECTED, REFUSED, SERVER_ERROR, TIMEOUT, TOO_LARGE
+from wmlightning.ownership.suspects.replies import PROXIES, Reply, retry_after, tls_refusal
 
 #: Seconds or MiB: a day, and more than memory holds.
 _MOST = 86_400
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
-#: 400 and 422 are not among them: a service may refuse some images that way, and answer others.
-_HOPELESS = (401, 403, 404, 405, 406, 407, 410, 411, 413, 414, 415, 431)
 #: Any other Content-Encoding on an answer ("none", "utf-8") is a mistake, and the answer plain.
 _COMPRESSION = frozenset(("gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"))
-_PROXIES = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY"
 #: Long runs that could be an image, a token or numbers.
 _BULK = re.compile(r"[A-Za-z0-9+/=_-]{25,}|[\[\]\d\s.,eE+-]{25,}")
 
@@ -119,34 +115,6 @@ class Http:
             raise UserError("suspect.http.verify", wrong, "a file of certificates in PEM") from error
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What came of one exchange.
-
-    Attributes:
-        status: of HTTP, if it came to that.
-        body: all of it, if ``failure`` is ``None``.
-        failure: why there is no answer.
-        detail: the same for people, without secrets.
-        sent: whether the request may have left this machine.
-        again: whether another try may help.
-        wait: seconds that the service wants us to wait.
-    """
-
-    status: int | None = None
-    body: bytes = b""
-    failure: str | None = None
-    detail: str = ""
-    sent: bool = True
-    again: bool = False
-    wait: float = 0.0
-
-    @property
-    def hopeless(self) -> bool:
-        """As a first reply, this says that the address, the rights or the certificate are wrong."""
-        return not self.sent or self.failure == REDIRECTED or self.status in _HOPELESS
-
-
 @dataclass
 class _Progress:
     """How far an exchange came: httpx calls it at each step.
@@ -224,7 +192,7 @@ class Channel:
             raise UserError("suspect.http.verify", wrong, "a file of certificates in PEM, there or here") from error
         except (ValueError, ImportError, httpx.InvalidURL):  # it may hold a password: not shown
             wrong = "a proxy, or a host without one, that the environment names cannot be used"
-            raise UserError("suspect.url", wrong, f"check {_PROXIES}") from None
+            raise UserError("suspect.url", wrong, f"check {PROXIES}") from None
 
     async def turn(self) -> None:
         """Waits until the next request may leave."""
@@ -253,7 +221,7 @@ class Channel:
                 async with ours as response:
                     return await self._read(response)
         except (httpx.ConnectError, httpx.ProxyError) as error:
-            refused = _tls_refusal(error)
+            refused = tls_refusal(error)
             detail = f"TLS refused: {refused}" if refused else f"no connection{progress.by}"
             return Reply(failure=LOST, detail=detail, sent=False, again=not refused)
         except (TimeoutError, httpx.TimeoutException):
@@ -286,7 +254,7 @@ class Channel:
         said = "" if unread else self.clean(body[:2000].decode("utf-8", "replace"))
         detail = f"HTTP {status}" + (f": {said}" if said else "")
         if status in (408, 429) or status >= 500:
-            wait = _retry_after(response.headers.get("retry-after", ""))
+            wait = retry_after(response.headers.get("retry-after", ""))
             why = REFUSED if status == 429 else SERVER_ERROR if status >= 500 else TIMEOUT
             return Reply(status, failure=why, detail=detail, again=True, wait=wait)
         return Reply(status, failure=REFUSED, detail=detail)
@@ -320,46 +288,7 @@ class Channel:
         return sorted(parts, key=len, reverse=True)
 
 
-def refusal(name: str, reply: Reply) -> UserError:
-    """The error for a first reply that shows that the config is wrong."""
-    wrong = f"{name}: {reply.detail}"
-    if reply.status == 407 or (not reply.sent and "through the proxy" in reply.detail):
-        return UserError("suspect.url", wrong, f"a proxy that lets us through: check {_PROXIES}")
-    if reply.status in (401, 403):
-        return UserError("suspect.http.headers", wrong, "a token that may ask")
-    if reply.status == 413:
-        return UserError("suspect.batch_size", wrong, "fewer images at once")
-    if not reply.sent and "TLS" in reply.detail:
-        right = "a certificate that this machine trusts, or verify=FILE with the one to trust"
-        return UserError("suspect.http.verify", wrong, right)
-    return UserError("suspect.url", wrong, "the address of a service that is running")
-
-
-def _tls_refusal(error: BaseException | None) -> str:
-    """Why the certificate was refused, if it was that."""
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return error.verify_message
-        if isinstance(error, ssl.SSLError):
-            return (error.reason or "handshake failed").lower().replace("_", " ")
-        error = error.__cause__ or error.__context__
-    return ""
-
-
 def _plain(text: str) -> str:
     """Without JSON's ways to write characters, however often they were applied."""
     text = re.sub(r"\\+u([0-9A-Fa-f]{4})", lambda found: chr(int(found[1], 16)), text)
     return re.sub(r"\\+[nrt]", " ", text).replace("\\", "")
-
-
-def _retry_after(text: str) -> float:
-    """Seconds, whether it is given as seconds or as a date; 0 if it is neither."""
-    text = text.strip()[:40]
-    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII):
-        return float(text)
-    try:
-        date = parsedate_to_datetime(text)
-        date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)  # HTTP knows no other zone
-        return max(0.0, date.timestamp() - time.time())
-    except (TypeError, ValueError, OverflowError, OSError):
-        return 0.0

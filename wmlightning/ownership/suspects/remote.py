@@ -34,8 +34,9 @@ from wmlightning.ownership.suspects.base import (
     missing,
 )
 from wmlightning.ownership.suspects.flow import Flow, Result, unanswered
-from wmlightning.ownership.suspects.http import Channel, Http, Reply, refusal
+from wmlightning.ownership.suspects.http import Channel, Http
 from wmlightning.ownership.suspects.reading import NOTHING, parse
+from wmlightning.ownership.suspects.replies import Reply, refusal
 
 #: Headers that say who asks, and not what: a new token makes no other suspect.
 _CREDENTIALS = (
