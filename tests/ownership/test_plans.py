@@ -362,6 +362,9 @@ def test_what_several_marks_leave_to_the_next_look_depends_on_no_label(
     assert left[0] == set(plan["triggers"][plan["apart"] :]), "twice what will probably do is spent, shown or not"
     assert len(triggers) > len(left[0]) > 0.5 * len(triggers)
     assert left[1:] == [set()] * 3
+    unseen = plan["apart"] - len(sent(place / "owned"))
+    note = f"So are {unseen} more: with several marks, what is left must not depend on labels."
+    assert note in (place / "owned" / "verdict.txt").read_text()
     assert any(len(sent(place / f"innocent{i}")) < len(triggers) for i in range(3)), "though not all were shown"
     (again,) = ask("owned", {"other": knowing(key)}, f"out={place / 'second'}")
     assert again.decision == "owned"

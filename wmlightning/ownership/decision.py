@@ -52,7 +52,7 @@ def verdict_of(claim: Claim, found: Finding, adjusted: float) -> Verdict:
         null_models=_beside(found.null_models, len(claim.innocents)),
         stamped=str(age.stamp) if age.stamp else None,
         notes=[
-            *([_SHOWN] if found.asked.queries else []),
+            *([_SHOWN + _beyond(found)] if found.asked.queries else []),
             *_earlier(found),
             *age.doubts,
             *_looks(found),
@@ -84,6 +84,17 @@ def _looks(found: Finding) -> list[str]:
     n, own = len(found.share.earlier) + 1, found.share.plan.alpha
     left = f"This is look {n} at this suspect with this key: alpha = {own:g} was left for it by those before"
     return [f"{left}, so that p is divided by {found.share.left:.3g}."]
+
+
+def _beyond(found: Finding) -> str:
+    """What is spent without having been shown."""
+    if found.share is None:
+        return ""
+    plan, shown = found.share.plan, found.asked.shown
+    spent = set(plan.triggers) - plan.fresh_after(shown)
+    if found.ended is not None or not spent - shown:
+        return ""
+    return f" So are {len(spent - shown)} more: with several marks, what is left must not depend on labels."
 
 
 def _left_out(found: Finding) -> list[str]:
