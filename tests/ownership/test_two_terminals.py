@@ -72,7 +72,7 @@ def test_the_thiefs_service_and_the_owners_verification(place: Path, start: Star
         assert (verdict["decision"], verdict["e_value"] is not None) == (decision, True)
         assert verdict["queries"] <= 40
         spent = json.loads((place / f"{name}.spent.json").read_text())
-        assert verdict["triggers"] <= len(spent) == verdict["queries"], "no decoys, and all that was shown is spent"
+        assert verdict["triggers"] == verdict["queries"] <= len(spent) == 40, "no decoys, and the plan is spent"
         assert (place / name / "report.html").is_file()
     service.send_signal(signal.SIGINT)
     service.communicate(timeout=60)
