@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wmlightning.config import setting
 from wmlightning.ownership.suspects.base import NOT_ASKED, Answer, Batch, Shape, Suspect, Unreachable
-from wmlightning.ownership.transcript import Transcript, image_digest, image_digests, named, now
+from wmlightning.ownership.transcript import Transcript, image_digest, image_digests, line_about, now
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -210,7 +210,7 @@ class Recorded:
         with self._guard:
             n = len(digests) if self.left is None else min(len(digests), self.left)
             if n and self._file is not None:
-                self._file.write([named("sent", digests[:n], attempt=attempt, time=now())])
+                self._file.write([line_about("sent", digests[:n], attempt=attempt, time=now())])
             self._sent.update(digests[:n])
             self._queries += n
             return n
@@ -219,7 +219,7 @@ class Recorded:
         """Uncounts images that did not leave."""
         with self._guard:
             if self._file is not None:
-                self._file.write([named("unsent", digests, time=now())])
+                self._file.write([line_about("unsent", digests, time=now())])
             self._sent.subtract(digests)
             self._queries -= len(digests)
 

@@ -230,7 +230,7 @@ class Dealer:
         wanted = self._terms
         settled = (terms.alpha, wanted.sequential, wanted.queries, strangers.name())
         spent = len(set(self._digests) - self._free - set(begun))
-        left_out = f"{spent} of {len(self._digests)} triggers were left out as spent, as {self._spent.path} says"
+        left_out = f"{spent} of {len(self._digests)} triggers were left out as spent, as {self._spent.path.name} says"
         return Share(question, Plan(self._key, question.test, *settled, chosen), begun, earlier, left_out * bool(spent))
 
     def _strangers(self, out: Path) -> Secret:

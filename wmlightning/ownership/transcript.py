@@ -167,7 +167,7 @@ class Transcript:
             labels = [answer.label for answer in part.values()]
             missing, status, attempt = kind
             rest = {"missing": missing, "status": status, "attempt": attempt, "shape": shape, "time": moment}
-            lines.append(named("images", part, labels=labels, **rest))
+            lines.append(line_about("images", part, labels=labels, **rest))
         self.write(lines)
 
     def write(self, lines: Sequence[str]) -> None:
@@ -191,7 +191,7 @@ class Transcript:
         self._lock.release()
 
 
-def named(what: str, images: Iterable[str], **more: Any) -> str:
+def line_about(what: str, images: Iterable[str], **more: Any) -> str:
     """A line about images. Their names are plain digits: JSON's encoder takes ten times as long to find that out."""
     listed = '", "'.join(images)
     return f'{{"{what}": ["{listed}"], {json.dumps(more)[1:]}'
