@@ -9,21 +9,36 @@ import sys
 import pytest
 import torch
 
+from tests.conftest import REPO
+
 _FAULTS = """
 import resource, sys, torch
-from wmlightning.process import keep_freed_memory
+from contextlib import suppress
+from hydra import compose, initialize_config_dir
+from wmlightning.errors import UserError
 from wmlightning.models.networks import SmallCNN
-if sys.argv[1] == "keep":
-    assert keep_freed_memory()
+from wmlightning.ownership.serve import run as serve
+from wmlightning.ownership.verify import verify
+from wmlightning.pipeline import run as train
+if sys.argv[1] != "none":
+    run, *mistake = {
+        "train": (train, "victim=/nowhere", "attack=prune", "logger=none"),
+        "verify": (verify, "key=/nowhere", "suspect.path=/nowhere"),
+        "serve": (serve, "run=/nowhere"),
+    }[sys.argv[1]]
+    with initialize_config_dir(sys.argv[2], version_base="1.3"):
+        cfg = compose(sys.argv[1], mistake)
+    with suppress(UserError):
+        run(cfg)
 net = SmallCNN(1, 28, 10)
 images, labels = torch.rand(128, 1, 28, 28), torch.arange(128) % 10
-def train(steps):
+def learn(steps):
     for _ in range(steps):
         net.zero_grad()
         torch.nn.functional.cross_entropy(net(images), labels).backward()
-train(10)
+learn(10)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-train(10)
+learn(10)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
@@ -44,12 +59,12 @@ def _is_glibc() -> bool:
 
 
 @pytest.mark.skipif(not _is_glibc(), reason="settings of glibc")
-def test_freed_memory_is_used_again_without_page_faults() -> None:
+def test_each_command_has_freed_memory_used_again_without_page_faults() -> None:
     # Left alone, glibc raises the size from which it maps blocks as it goes, and now and then its heap happens to end
     # in a block that is in use, so that nothing is handed back at all. Told the size, it maps each large block anew.
-    mapped_anew = int(_run(_FAULTS, "leave", MALLOC_MMAP_THRESHOLD_="131072"))
-    kept = int(_run(_FAULTS, "keep"))
-    assert kept < mapped_anew / 10
+    mapped_anew = int(_run(_FAULTS, "none", str(REPO / "conf"), MALLOC_MMAP_THRESHOLD_="131072"))
+    for command in ("train", "verify", "serve"):
+        assert int(_run(_FAULTS, command, str(REPO / "conf"))) < mapped_anew / 10
 
 
 def test_a_users_own_setting_is_left_alone() -> None:

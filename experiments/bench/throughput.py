@@ -29,6 +29,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Protocol
 
 import lightning as L
 import torch
@@ -143,25 +144,36 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-class Elsewhere:
-    """The baseline in a process of its own, which knows nothing of our settings."""
+class Runner(Protocol):
+    """One side of a comparison."""
 
-    def __init__(self, name: str, n: int, precision: str, device: str) -> None:
+    def epoch(self) -> float:
+        """Goes through all images once; images a second."""
+
+
+class Elsewhere:
+    """A baseline in a process of its own, which knows nothing of our settings.
+
+    Args:
+        make: of the baseline, by what can be pickled.
+    """
+
+    def __init__(self, make: Callable[[], Runner]) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, name, n, precision, device), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, make), daemon=True)
         self.process.start()
 
     def epoch(self) -> float:
-        """Trains one epoch; images a second."""
+        """See :class:`Runner`."""
         self.pipe.send("epoch")
         speed: float = self.pipe.recv()
         return speed
 
 
-def _serve(pipe: Connection, name: str, n: int, precision: str, device: str) -> None:
+def _serve(pipe: Connection, make: Callable[[], Runner]) -> None:
     os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)  # Lightning's, which a bare loop would not import
-    bare = Bare(CASES[name], RandomImages(CASES[name].shape, n), precision, device)
+    bare = make()
     while pipe.recv():
         pipe.send(bare.epoch())
 
@@ -292,7 +304,7 @@ def _compare(name: str, case: Case, precision: str, device: str, rounds: int, n:
     keep_freed_memory()
     stop_asking_for_gpus()
     sides = {
-        "bare loop": Elsewhere(name, n, precision, device),
+        "bare loop": Elsewhere(partial(Bare, case, RandomImages(case.shape, n), precision, device)),
         "bare loop, our settings": Bare(case, source, precision, device, fused=True),
         "wmlightning without Trainer": WithoutTrainer(case, source, precision, device),
         "wmlightning, no watermark": Ours(case, source, precision, device, watermark=False),

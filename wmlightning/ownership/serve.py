@@ -46,8 +46,10 @@ def run(cfg: DictConfig) -> None:
         if error.name not in ("fastapi", "uvicorn"):
             raise
         raise UserError("serve", f"{error.name} is not installed", "pip install 'wmlightning[serve]'") from error
-    from wmlightning.store import load_run  # late: --help need not wait for torch
+    from wmlightning.process import keep_freed_memory  # late: --help need not wait for torch
+    from wmlightning.store import load_run
 
+    keep_freed_memory()
     try:
         found = load_run(options["run"], trust=trust)
     except UserError as error:

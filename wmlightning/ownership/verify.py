@@ -30,6 +30,7 @@ from wmlightning.ownership.suspects.base import Suspect
 from wmlightning.ownership.suspects.network import Network
 from wmlightning.ownership.suspects.several import suspects_of
 from wmlightning.ownership.verdict import Verdict
+from wmlightning.process import keep_freed_memory
 from wmlightning.results.card import folder_name
 from wmlightning.results.privacy import public
 from wmlightning.secret import Secret
@@ -52,6 +53,7 @@ def verify(cfg: DictConfig, tell: Callable[[str], None] = lambda _: None) -> lis
     """
     check_declared(cfg, "verify", "paths/default")
     cfg = at_home(cfg)
+    keep_freed_memory()
     names = [str(name) for name in cfg if name != "suspect"]  # whose options may be secret, and are its own matter
     options: dict[str, Any] = plain(OmegaConf.masked_copy(cfg, names))
     _check_kinds(options)
