@@ -362,6 +362,39 @@ def test_plan_has_every_job(sweep_of: Callable[..., DictConfig]) -> None:
     assert sweep.planned(sweep_of("hparams_search=optuna", "hydra/sweeper=optuna").hydra) == []
 
 
+def test_a_folder_of_the_users_own_is_left_alone(
+    sweep_of: Callable[..., DictConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """``hydra.sweep.dir=.`` is common, and so are folders called jobs."""
+    own = tmp_path / "jobs" / "submit.slurm"
+    own.parent.mkdir()
+    own.write_text("#!/bin/sh")
+    typed = ("seed=0,1", f"hydra.sweep.dir={tmp_path}")
+    for plan in (None, "rubbish", "{}", "[]"):
+        if plan is not None:
+            (tmp_path / "jobs" / "plan.json").write_text(plan)
+        with pytest.raises(SystemExit) as stop:
+            sweep.Sweep().on_multirun_start(sweep_of(*typed))
+        assert stop.value.code == 1
+        assert capsys.readouterr().err.startswith(f"error: hydra.sweep.dir: {tmp_path / 'jobs'} is there already")
+        assert own.read_text() == "#!/bin/sh"
+
+
+def test_records_of_an_earlier_sweep_go_and_nothing_else(
+    sweep_of: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep.atexit, "register", lambda *_: None)
+    typed = ("seed=0,1", f"hydra.sweep.dir={tmp_path}")
+    sweep.Sweep().on_multirun_start(sweep_of(*typed))
+    for name in ("0.json", "17.txt", "notes.txt"):
+        (tmp_path / "jobs" / name).write_text("x")
+    sweep.Sweep().on_multirun_start(sweep_of(*typed))
+    assert {path.name for path in (tmp_path / "jobs").iterdir()} == {"plan.json", "notes.txt"}
+
+
 def test_a_job_that_exits_is_not_done(train: Train, small: list[str], runs: Path, tmp_path: Path) -> None:
     own = ["+callbacks.own._target_=sys.exit", "+callbacks.own._args_=[0]"]
     done = train("-m", *small, "seed=0,1", *own, runs=runs, cwd=tmp_path)

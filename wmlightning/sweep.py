@@ -24,7 +24,7 @@ from wmlightning.errors import UserError, listed
 from wmlightning.files import check_writable, write_json
 from wmlightning.outcomes import read_outcomes, table
 from wmlightning.results.rows import MEASURED
-from wmlightning.sweep_job import PLAN, hydra_config, launcher, records_folder, typed_overrides
+from wmlightning.sweep_job import PLAN, hydra_config, launcher, read, records_folder, typed_overrides
 
 
 class Sweep(Callback):
@@ -51,11 +51,11 @@ class Sweep(Callback):
 
                 prepare_search(config)
             check_writable(folder, "runs_dir", needed_bytes=2**20)
+            _clear(folder)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(1) from error
-        shutil.rmtree(folder, ignore_errors=True)  # an earlier sweep's, if the user names hydra.sweep.dir
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / PLAN, {"jobs": jobs, "threads": threads(config.hydra, len(jobs)), "process": os.getpid()})
         self._folder = folder
         # If the user stops the sweep, or the launcher fails, Hydra goes without calling on_multirun_end.
@@ -99,6 +99,23 @@ class Sweep(Callback):
         del frame
         self._ended = number
         raise SystemExit(128 + number)
+
+
+def _clear(folder: Path) -> None:
+    """Removes the records of an earlier sweep, if the user names ``hydra.sweep.dir``, and nothing else.
+
+    Raises:
+        UserError: if a folder of somebody's own lies there.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    plan = read(folder / PLAN)
+    if plan is None or "jobs" not in plan:
+        wrong = f"{folder} is there already, and not of a sweep"
+        raise UserError("hydra.sweep.dir", wrong, "another folder, or none: each sweep then has its own")
+    for path in folder.iterdir():
+        if re.fullmatch(r"\d+\.(json|txt)", path.name):
+            path.unlink(missing_ok=True)
 
 
 def planned(hydra: DictConfig) -> list[list[str]]:

@@ -52,12 +52,12 @@ def typed_overrides(hydra: DictConfig) -> list[str]:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """Reads a plan or a record; ``None`` if there is none."""
+    """Reads a plan or a record; ``None`` if there is none, or not a whole one."""
     try:
         content: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return None
-    return content
+    return content if isinstance(content, dict) else None
 
 
 def attend(work: Work, cfg: DictConfig) -> dict[str, Any] | None:
