@@ -143,6 +143,26 @@ def test_pictures_are_decoded_once_and_again_when_they_change(
         assert len(skipped()) == 4
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_what_the_system_does_not_let_us_read_is_not_broken(
+    pictures: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, in_memory: bool
+) -> None:
+    """No rights, a server that is gone, too many open files: told, and not remembered as the picture's fault."""
+
+    def locked(file: Path, **_: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(file))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_module, "_read", locked)
+        with pytest.raises(
+            UserError, match=r"^dataset\.root: cannot read .*\.png \(Permission denied\); files that you may"
+        ):
+            ImageFolder(str(pictures), SIDE, in_memory=in_memory, broken="skip").labels("test")
+    source = ImageFolder(str(pictures), SIDE, in_memory=in_memory, broken="skip")
+    source.labels("test")
+    assert not source.skipped
+
+
 def test_a_class_that_has_nothing_left_is_told(pictures: Path) -> None:
     for file in (pictures / "pear").iterdir():
         file.write_bytes(b"")

@@ -242,6 +242,21 @@ def test_jobs_side_by_side_download_one_after_the_other(tmp_path: Path) -> None:
     assert held == [True]
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(30, "Read-only file system")])
+def test_data_in_a_place_that_others_own_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    """Who downloaded them left the lock there, and we may not write to it."""
+    every(mnist(tmp_path, reader=_downloading([]), download=True), "train")
+    assert (tmp_path / ".mnist.lock").exists()
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(FileLock, "acquire", refused)
+    assert torch.equal(every(mnist(tmp_path, reader=_downloading([])), "train")[0], digits(5, 1)[0])
+
+
 def test_what_is_nowhere_is_told_with_the_places_and_a_way_out(tmp_path: Path) -> None:
     message = one_line(lambda: mnist(tmp_path).labels("test"))
     for part in (str(tmp_path), "torchvision's layout", "mnist/test-*.parquet", "WML_DATA_DIR", "dataset=mnist5k"):

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import PIL
 import torch
 from PIL import Image
 
@@ -54,6 +55,9 @@ def find_broken(root: Path, files: Listing, read: Callable[[Path], object]) -> d
         root: what the files' names are relative to.
         files: to be looked at.
         read: raises one of :data:`BROKEN_PICTURE`.
+
+    Raises:
+        UserError: if the system does not let us read one: that says nothing of the picture.
     """
 
     def look(begin: int) -> dict[int, str]:
@@ -70,6 +74,9 @@ def _trouble(root: Path, files: Listing, index: int, read: Callable[[Path], obje
     try:
         read(root / files[index])
     except BROKEN_PICTURE as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's word, and not Pillow's
+            wrong = f"cannot read {root / files[index]} ({error.strerror})"
+            raise UserError("dataset.root", wrong, "files that you may read") from error
         return reason(error)
     return None
 
@@ -87,15 +94,16 @@ def find_broken_once(root: Path, files: Listing, read: Callable[[Path], object],
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:16]
     cache, digest = base / "wmlightning" / f"broken-{place}-{part}.json", files.digest()
+    rules = f"{_RULES}, Pillow {PIL.__version__}"
     with suppress(OSError, ValueError, LookupError, TypeError):  # no cache, or a damaged one: look again
         known = json.loads(cache.read_text())
         before = {int(i): str(why) for i, why in dict(known["broken"]).items()}
-        if known["files"] == digest and known["rules"] == _RULES and all(0 <= i < len(files) for i in before):
+        if known["files"] == digest and known["rules"] == rules and all(0 <= i < len(files) for i in before):
             return before
     found = find_broken(root, files, read)
     with suppress(OSError):  # a home that cannot be written to costs time, not results
         cache.parent.mkdir(parents=True, exist_ok=True)
-        write_json(cache, {"rules": _RULES, "files": digest, "broken": found})
+        write_json(cache, {"rules": rules, "files": digest, "broken": found})
     return found
 
 

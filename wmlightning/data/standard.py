@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,8 @@ class StandardSource(MemorySource):
     def _torchvision(self, split: Split) -> Any | None:
         try:
             return self.reader(str(self.data_dir), train=split == "train", download=False)
+        except FileNotFoundError:
+            return None
         except RuntimeError as error:
             if "download=True" in str(error):  # torchvision's words for "not there or not whole"
                 return None
@@ -90,8 +92,7 @@ class StandardSource(MemorySource):
         return images, labels
 
     def _read(self, split: Split) -> tuple[Tensor, Tensor]:
-        lock = self._lock()
-        with lock if Path(lock.lock_file).exists() else nullcontext():  # not what another process is at downloading
+        with self._undisturbed():
             found = self._torchvision(split)
         if found is None and (files := self._parquet(split)):
             return _read_parquet(tuple(map(str, files)), self.shape[0], self.columns)
@@ -100,6 +101,16 @@ class StandardSource(MemorySource):
         images = torch.as_tensor(np.asarray(found.data))
         images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
         return images, torch.as_tensor(found.targets, dtype=torch.int64)
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Waits for what another process is downloading. Where we may not write, nobody of ours is at it."""
+        lock = self._lock()
+        with ExitStack() as stack:
+            if Path(lock.lock_file).exists():
+                with suppress(OSError):
+                    stack.enter_context(lock)
+            yield
 
     def _lock(self) -> FileLock:
         return FileLock(self.data_dir / f".{self.name}.lock")
