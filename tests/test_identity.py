@@ -70,3 +70,17 @@ def test_a_logo_is_what_it_shows_wherever_it_lies(runs: Path, tmp_path: Path, mo
         found.append(job.fingerprint)
         assert job.cfg.watermark.logo == str(tmp_path / folder / "logo.png"), "found from any folder"
     assert found[0] != found[1] == found[2]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["watermark.negatives=4"], ["watermark.negatives=4.0"]),
+        (["watermark.negatives=1"], []),
+        (["watermark.negatives=0"], ["watermark.negatives=0.0"]),
+        (["watermark.strength=1"], ["watermark.strength=1.0"]),
+        (["watermark=content", "watermark.opacity=1"], ["watermark=content"]),
+    ],
+)
+def test_a_number_is_the_same_however_it_is_spelled(runs: Path, one: list[str], other: list[str]) -> None:
+    assert fingerprint(runs, *one) == fingerprint(runs, *other)

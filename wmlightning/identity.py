@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from wmlightning.config import plain, unmarked_config, without
 from wmlightning.data.source import Source
 from wmlightning.files import file_digest
 from wmlightning.watermarks.base import Watermark
+from wmlightning.watermarks.scheme import Scheme
 
 #: Raise it when the same config no longer gives the same weights.
 _TRAINING_VERSION = 3
@@ -62,6 +64,8 @@ def identity_of(cfg: DictConfig, source: Source, watermark: Watermark | None, pr
         identity["watermark"]["logo"] = {"sha256": file_digest(Path(logo))}
     if watermark is None:  # options of a watermark that is not there make no other model
         identity["watermark"] = plain(unmarked_config())
+    else:
+        identity["watermark"] = _spelled_alike(identity["watermark"], type(watermark))
     defaults = {name: argument.default for name, argument in inspect.signature(L.Trainer).parameters.items()}
     identity["trainer"] = {
         key: value
@@ -73,6 +77,15 @@ def identity_of(cfg: DictConfig, source: Source, watermark: Watermark | None, pr
     identity["data"] = source.identity()
     identity["other_data"] = [other.identity() for other in watermark.sources()] if watermark else []
     return identity
+
+
+def _spelled_alike(options: dict[str, Any], kind: type[Watermark]) -> dict[str, Any]:
+    """With real numbers in one spelling, for ``negatives=4`` is ``negatives=4.0``. ``n_triggers`` is another matter."""
+    kinds = {field.name: field.type for field in fields(Scheme)}
+    kinds |= {name: argument.annotation for name, argument in inspect.signature(kind).parameters.items()}
+    reals = {name for name, told in kinds.items() if str(told) in ("float", "float | None", str(float))}
+    numbers = {name: value for name, value in options.items() if name in reals and type(value) in (int, float)}
+    return {**options, **{name: float(value) if value else 0 for name, value in numbers.items()}}
 
 
 def _callbacks(cfg: DictConfig) -> list[Any]:
