@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import pickle
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import LearningRateFinder
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -340,3 +344,142 @@ def test_no_key(tmp_path: Path) -> None:
 
 def test_shape_and_classes_are_what_the_tests_think() -> None:
     assert to_input(Animals()[0][0]).shape == SHAPE and len(CLASSES) == 4
+
+
+# -- tuners and other trainers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*learning rate.*", "ignore:.*[Ll]earning.?rate")
+def test_what_a_tuner_tries_is_no_training(path: Path, names: Names, tmp_path: Path) -> None:
+    """It takes callbacks out of the trainer for its trials: nothing of them is left, and all triggers come later."""
+
+    class Tuned(Module):
+        lr = 0.01
+
+    module, _ = fitted(
+        path,
+        module=Tuned(),
+        callbacks=[LearningRateFinder(num_training_steps=6, early_stop_threshold=None)],
+        default_root_dir=tmp_path,
+        max_epochs=2,
+    )
+    assert not [layer for layer in module.modules() if layer._forward_pre_hooks]
+    trials, training = module.seen[:6], module.seen[6:]
+    assert len(training) == 2 * 8
+    counts = [len(marked_rows(images, labels, names)) for _, _, images, labels in trials]
+    assert max(counts) <= 2, "as many as in the training, and not all of them in the few steps of a trial"
+    for epoch in range(2):
+        found = Counter[str]()
+        for _, _, images, labels in (seen for seen in training if seen[0] == epoch):
+            found.update(marked_rows(images, labels, names))
+        assert found == names
+
+
+def test_a_step_that_is_skipped_leaves_nothing_behind(path: Path) -> None:
+    class Picky(Module):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+            return -1 if batch_idx == 2 else None
+
+    module, _ = fitted(path, module=Picky(), max_epochs=3)
+    assert not [layer for layer in module.modules() if layer._forward_pre_hooks]
+    assert len(module.seen) == 3 * 2
+
+
+def test_a_project_of_the_other_package(path: Path, names: Names) -> None:
+    """``pytorch_lightning`` is the same code under another name, which many projects import."""
+    pl = pytest.importorskip("pytorch_lightning")
+
+    class Theirs(pl.LightningModule):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 10 * 12, len(CLASSES)))
+            self.seen: list[tuple[Tensor, Tensor]] = []
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.net(images)
+            return logits
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            images, labels = batch
+            self.seen.append((images.detach().clone(), labels.clone()))
+            return nn.functional.cross_entropy(self(images), labels)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val/loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    module = Theirs()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[Watermark(path, to_input)],
+    )
+    trainer.fit(module, loader(), evaluation())
+    found = Counter[str]()
+    for images, labels in module.seen:
+        found.update(marked_rows(images, labels, names))
+    assert found == names
+    assert 0 <= trainer.callback_metrics["val/trigger_acc"] <= 1
+
+
+# -- what draws, and other numbers -----------------------------------------------------------------------------------
+
+
+def test_a_transform_that_draws_and_changes_nothing_moves_no_generator(path: Path) -> None:
+    """Such as a flip with p=0 in a config: the project's own augmentation must go on as without us."""
+
+    def drawing(picture: Image.Image) -> Tensor:
+        torch.rand(3)
+        np.random.rand(3)  # noqa: NPY002 (as projects do)
+        random.random()
+        return to_input(picture)
+
+    def drawn(path: Path | None) -> tuple[float, float, float]:
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        fitted(path, watermark={"to_input": drawing}, max_epochs=2)
+        return random.random(), float(np.random.rand()), float(torch.rand(1))  # noqa: NPY002
+
+    assert drawn(path) == drawn(None)
+
+
+def test_floats_of_another_size_are_taken(path: Path, names: Names) -> None:
+    """NumPy makes float64 of a division, and the project makes float32 of that when it reads its pictures."""
+
+    def doubles(picture: Image.Image) -> Tensor:
+        return to_input(picture).double()
+
+    module, trainer = fitted(path, watermark={"to_input": doubles})
+    assert by_epoch(module, names)[0].total() == names.total()
+    assert "val/trigger_acc" in trainer.callback_metrics
+
+
+def test_triggers_are_evaluated_in_batches_as_large_as_the_projects(path: Path) -> None:
+    sizes: list[int] = []
+
+    def told(module: L.LightningModule, images: Tensor) -> Tensor:
+        sizes.append(len(images))
+        logits: Tensor = module(images)
+        return logits
+
+    fitted(path, loader(batch_size=5), watermark={"predict": told})
+    assert max(sizes) == 5
+    sizes.clear()
+    fitted(path, loader(batch_size=5), watermark={"predict": told, "batch_size": 11})
+    assert max(sizes) == 11
+
+
+def test_memory_that_runs_out_is_told_as_it_is(path: Path) -> None:
+    """Lightning's search for a batch size waits for this very error."""
+
+    def greedy(module: L.LightningModule, images: Tensor) -> Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        fitted(path, watermark={"predict": greedy})

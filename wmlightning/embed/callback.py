@@ -33,7 +33,8 @@ class Watermark(L.Callback):
     to triggers too; a warning says so after one of the first batches. Which triggers come with which batch follows from
     key, epoch and number of the batch alone: shuffling, accumulation and resuming change nothing, batches and steps
     stay as many, and no random number is drawn from the project's generators. Processes of a distributed training
-    share the triggers out.
+    share the triggers out, so that their batches may differ by one image; those of a step that gathers rows of all
+    processes must not: ``per_batch`` then is a multiple of the number of processes, and ``drop_last`` is on.
 
     Labels may be whole numbers ``(n,)`` or ``(n, 1)``; for two classes floats of these shapes; or ``(n, k)``, one-hot
     or soft. Triggers get theirs in the form of the batch.
@@ -61,7 +62,7 @@ class Watermark(L.Callback):
             further labels, such as those that an image is mixed with; ``"images"`` in further views; or a function
             ``(images, labels) -> rows``.
         predict: ``(module, images) -> logits``; ``None``: calls the module, and takes ``logits`` of what it gives.
-        batch_size: triggers evaluated at once.
+        batch_size: triggers evaluated at once; ``None``: as many images as a training batch has, at most 128.
         data_dir: where data lie, for keys that do not hold their pictures; ``None``: ``WML_DATA_DIR``, else ``./data``.
         trust: watermarks of your own that the key may name, such as ``["patch.Patch"]``: opening the key runs them.
         check_inputs: whether pixels of the key's clean images are compared with the first 64 of the training, and what
@@ -79,14 +80,15 @@ class Watermark(L.Callback):
         labels: Place | None = None,
         fill: Mapping[Place, Any] | None = None,
         predict: Predict | None = None,
-        batch_size: int = 128,
+        batch_size: int | None = None,
         data_dir: str | Path | None = None,
         trust: Sequence[str] = (),
         check_inputs: bool = True,
     ) -> None:
         if per_batch is not None:
             setting(per_batch, "per_batch", float, *_PER_BATCH)
-        setting(batch_size, "batch_size", int, 1)
+        if batch_size is not None:
+            setting(batch_size, "batch_size", int, 1)
         self.key = Path(key).expanduser()
         place = data_dir if data_dir is not None else os.environ.get("WML_DATA_DIR") or "./data"
         self.data_dir = Path(place).expanduser()
@@ -117,7 +119,8 @@ class Watermark(L.Callback):
         if stage == "fit" or not self._known.trained:
             self._known = Known(self.options.to_input)
         self._logged_at = None
-        self._merging = Merging(key.check(self.data_dir, self.trust), self.options, self._known, trainer, pl_module)
+        maker = key.check(self.data_dir, self.trust)
+        self._merging = Merging(maker, self.options, self._known, trainer, pl_module, self)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Says which key it is: by its commitment, a hash that tells nothing of it."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -77,11 +79,27 @@ def converted(image: Tensor, to_input: ToInput) -> Tensor:
         reason = (str(error).strip().splitlines() or [""])[0][:150]
         raise UserError("to_input", f"it takes no PIL picture ({type(error).__name__}: {reason})", _GIVE) from error
     if isinstance(made, np.ndarray):
-        made = torch.from_numpy(made)
+        made = torch.from_numpy(np.ascontiguousarray(made))  # it may be a flipped view
     if not isinstance(made, Tensor) or made.ndim != 3:
         found = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
         raise UserError("to_input", f"it makes {found} of a picture", _GIVE)
     return made
+
+
+@contextmanager
+def undrawn(devices: Sequence[torch.device] = ()) -> Iterator[None]:
+    """Whatever is drawn inside, generators of torch, NumPy and Python are as before: they are the project's.
+
+    Args:
+        devices: GPUs whose generators are meant too.
+    """
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (not ours: to be left alone)
+    with torch.random.fork_rng(devices=list(devices)):
+        try:
+            yield
+        finally:
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)  # noqa: NPY002
 
 
 def check_steady(name: str, images: Tensor, to_input: ToInput) -> None:
@@ -95,7 +113,7 @@ def check_steady(name: str, images: Tensor, to_input: ToInput) -> None:
     Raises:
         UserError: if it is random, or sizes differ.
     """
-    with torch.random.fork_rng(devices=[]):
+    with undrawn():
         for image in images[:_LOOKED_AT]:
             first, second = (converted(image, to_input) for _ in range(2))
             if not _same(first, second):
@@ -162,9 +180,9 @@ def find_to_input(loaders: Any) -> ToInput:
     transform = getattr(dataset, "transform", None)
     if not callable(transform):
         raise UserError("to_input", "the project's evaluation data have no transform to take over", _GIVE)
-    raw = copy.copy(dataset)
-    raw.transform = _itself
     try:
+        raw = copy.copy(dataset)
+        raw.transform = _itself
         whole = len(tried) > 0 and all(_is_made_by(transform, raw[index], dataset[index]) for index in tried)
     except (TypeError, AttributeError, LookupError, ValueError, RuntimeError, NotImplementedError, OSError):
         whole = False  # it is not what it looked like

@@ -151,7 +151,8 @@ class Layout:
     def _row(self, path: Path, like: Any, images: Tensor, labels: Tensor) -> Any:
         """What these images have in an entry; where nobody said, what the first image has."""
         if path == self.images:
-            return images
+            floats = images.is_floating_point() and like.is_floating_point()
+            return images.to(like.dtype) if floats else images
         if path == self.labels:
             return _labels_like(like, labels, self.n_classes)
         if path in self.fill:

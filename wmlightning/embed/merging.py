@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wmlightning.callbacks.accuracy import shares
-from wmlightning.embed.inputs import Inputs, Scale, ToInput, check_steady
+from wmlightning.embed.inputs import Inputs, Scale, ToInput, check_steady, undrawn
 from wmlightning.embed.layout import Layout, are_classes
 from wmlightning.embed.network import Network, Predict, Probe
 from wmlightning.embed.road import Known, Named, Road
@@ -22,6 +22,7 @@ from wmlightning.watermarks.triggers import TriggerMaker, Triggers
 _ROOM = 2**30  # bytes of ready inputs that are kept in memory
 _CLEAN = 64  # clean images that inputs are checked with
 _TRIED = 4  # of them that the network is tried with
+_EVALUATED = 128  # at once, at most, unless the user says otherwise
 _PROBED = 24  # triggers that are looked for in training steps: a random flip leaves each alone half of the time
 
 
@@ -34,7 +35,7 @@ class Options:
     per_batch: float | None
     named: Named
     predict: Predict | None
-    batch_size: int
+    batch_size: int | None
     check_inputs: bool
 
 
@@ -56,13 +57,22 @@ class Merging:
         known: of the project, from a training before.
         trainer: the project's.
         module: the project's.
+        owner: the callback, which a tuner takes out of the trainer while it tries things.
     """
 
     def __init__(
-        self, maker: TriggerMaker, options: Options, known: Known, trainer: L.Trainer, module: L.LightningModule
+        self,
+        maker: TriggerMaker,
+        options: Options,
+        known: Known,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        owner: L.Callback,
     ) -> None:
         self.options = options
         self.trainer = trainer
+        self.owner = owner
+        self._max_steps = trainer.max_steps  # now, and not what a tuner sets for its trials
         self.n_classes = len(maker.source.classes)
         self.network = Network(module, options.predict, trainer, self.n_classes)
         self.road = Road(options.named, known, self.n_classes, trainer, module, self._merged)
@@ -97,8 +107,12 @@ class Merging:
     def end(self) -> None:
         """Gets out of the way."""
         self.road.end()
+        self._leave_probe()
+
+    def _leave_probe(self) -> None:
         if self._probe is not None:
             self._probe.leave()
+            self._probe = None
 
     # -- merging -----------------------------------------------------------------------------------------------------
 
@@ -110,9 +124,11 @@ class Merging:
             return clean
         images, labels = layout.read(clean)
         self._check(images, labels)
-        if self.merged_at is None and (epoch, number) == (0, 0):
+        self.road.known.largest = max(self.road.known.largest, len(images))
+        counts = self.owner in trainer.callbacks  # type: ignore[attr-defined]  # what a tuner tries is no training
+        if counts and self.merged_at is None and (epoch, number) == (0, 0):
             self._never = torch.ones(len(self.marked.labels), dtype=torch.bool)
-        self.merged_at = epoch, number
+        self.merged_at = (epoch, number) if counts else None
         turn = self.turns.of(epoch, number, self._n_batches(), trainer.global_rank, trainer.world_size)
         if len(turn) > len(images):
             told = f"{len(turn)} triggers were to come with a batch of {len(images)} images"
@@ -120,13 +136,15 @@ class Merging:
             turn = turn[: len(images)]
         if not len(turn):
             return clean
-        if self._never is not None:
+        if counts and self._never is not None:
             self._never[turn] = False
-        rows, classes = self.road.sent(self.marked.inputs.at(turn), self.marked.labels[turn]), self.marked.labels[turn]
-        if self._probed < _PROBED:
-            with torch.random.fork_rng(devices=[]):
+        classes = self.marked.labels[turn]
+        with undrawn():
+            rows = self.road.sent(self.marked.inputs.at(turn), classes)
+            if counts and self._probed < _PROBED:
+                self._leave_probe()  # of a step that was skipped
                 self._probe = Probe(self.network, rows)
-            self._probed += self._probe.n
+                self._probed += self._probe.n
         return layout.joined(clean, rows, classes)
 
     def _n_batches(self) -> int:
@@ -136,8 +154,8 @@ class Merging:
             return 1  # does not matter
         if n == float("inf"):
             raise UserError("per_batch", "the project's epochs have no known length", "per_batch=4, say")
-        if trainer.max_steps > 0:  # the training may end in its first epoch
-            n = min(n, trainer.max_steps * trainer.accumulate_grad_batches)
+        if self._max_steps > 0:  # the training may end in its first epoch
+            n = min(n, self._max_steps * trainer.accumulate_grad_batches)
         return int(n)
 
     def _check(self, images: Tensor, labels: Tensor) -> None:
@@ -147,12 +165,12 @@ class Merging:
             if self.options.train_input is not None:
                 check_steady("train_input", self.clean.images, self.options.train_input)
             n = len(self.clean)
-            inputs, no_labels = self.clean.at(torch.arange(n)), torch.zeros(n, dtype=torch.int64)
-            self.road.check_steady(inputs[:_CLEAN], no_labels[:_CLEAN])
-            ours = self.road.sent(inputs, no_labels)
-            self.scale = Scale(ours)
-            self.scale.fits(images)
-            with torch.random.fork_rng(devices=[]):
+            with undrawn():
+                inputs, no_labels = self.clean.at(torch.arange(n)), torch.zeros(n, dtype=torch.int64)
+                self.road.check_steady(inputs[:_CLEAN], no_labels[:_CLEAN])
+                ours = self.road.sent(inputs, no_labels)
+                self.scale = Scale(ours)
+                self.scale.fits(images)
                 self.network.logits(ours[:_TRIED])
         self.scale.fits(images)
         if self._seen < _CLEAN:
@@ -226,6 +244,8 @@ class Merging:
 
     def _predicted(self, shown: _Shown) -> Tensor:
         """The classes that images get: int64 ``(n,)``."""
-        chunks = torch.split(torch.arange(len(shown.labels)), self.options.batch_size)
-        batches = (self.road.sent(shown.inputs.at(index), shown.labels[index]) for index in chunks)
-        return torch.cat([self.network.logits(inputs).argmax(1).cpu() for inputs in batches])
+        size = self.options.batch_size or min(_EVALUATED, self.road.known.largest or _EVALUATED)
+        with undrawn():
+            chunks = torch.split(torch.arange(len(shown.labels)), size)
+            batches = (self.road.sent(shown.inputs.at(index), shown.labels[index]) for index in chunks)
+            return torch.cat([self.network.logits(inputs).argmax(1).cpu() for inputs in batches])

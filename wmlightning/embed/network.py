@@ -47,6 +47,8 @@ class Network:
         try:
             with self._evaluating(), self.trainer.precision_plugin.forward_context():
                 out = self.module(inputs) if self.predict is None else self.predict(self.module, inputs)
+        except torch.cuda.OutOfMemoryError:  # says what it is, and those who look for a batch size wait for it
+            raise
         except Exception as error:  # others wrote it: it may raise anything
             reason = (str(error).strip().splitlines() or [""])[0][:150]
             wrong = f"the module cannot be called with images ({type(error).__name__}: {reason})"

@@ -10,11 +10,10 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from PIL import Image
 from torch import Tensor, nn
 
-from wmlightning.embed.inputs import ToInput, find_to_input
+from wmlightning.embed.inputs import ToInput, find_to_input, undrawn
 from wmlightning.embed.layout import Layout, Place
 from wmlightning.errors import UserError
 
@@ -42,6 +41,7 @@ class Known:
         trained: whether training batches told.
         loader: number of the loader that told.
         why: what could not be told.
+        largest: images of the largest training batch so far.
     """
 
     to_input: ToInput | None = None
@@ -50,6 +50,7 @@ class Known:
     trained: bool = False
     loader: int = 0
     why: str = "there was none"
+    largest: int = 0
 
 
 class Road:
@@ -175,7 +176,7 @@ class Road:
             UserError: if they are random.
         """
         device = self.module.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with undrawn([device] if device.type == "cuda" else []):
             first, second = (self.sent(images, labels).float() for _ in range(2))
         if first.shape != second.shape or bool((first - second).abs().max() > _STEADY * first.abs().max()):
             wrong = "the hooks around the transfer make something else of the same images each time, in evaluation too"
@@ -185,8 +186,8 @@ class Road:
     def _as_in_evaluation(self) -> Iterator[None]:
         """Hooks that augment look at the trainer's stage, or at the mode of the module or of a layer in it."""
         state = self.trainer.state
-        stage, state.stage = state.stage, RunningStage.VALIDATING
         modes = [(module, module.training) for module in self._asked_by_hooks()]
+        stage, state.stage = state.stage, RunningStage.VALIDATING
         for module, _ in modes:
             _set_mode(module, False)
         try:
@@ -200,9 +201,16 @@ class Road:
         """The module, with all in it if there is a hook. Listed once an epoch: there may be thousands."""
         if self._modules[0] != (epoch := self.trainer.current_epoch):
             owners = self.module, self.trainer.datamodule  # type: ignore[attr-defined]
-            hooked = any(owner is not None and is_overridden(hook, owner) for hook in _HOOKS for owner in owners)
+            hooked = any(owner is not None and _has_own(hook, owner) for hook in _HOOKS for owner in owners)
             self._modules = epoch, list(self.module.modules()) if hooked else [self.module]
         return self._modules[1]
+
+
+def _has_own(hook: str, owner: Any) -> bool:
+    """Whether a hook is not Lightning's own. Its ``is_overridden`` refuses the modules of ``pytorch_lightning``."""
+    above = next((kind for kind in type(owner).__mro__ if hook in vars(kind)), None)
+    theirs = above is None or above.__module__.startswith(("lightning.pytorch.", "pytorch_lightning."))
+    return hook in vars(owner) or not theirs
 
 
 def _set_mode(module: nn.Module, training: bool) -> None:
