@@ -20,7 +20,7 @@ from wmlightning.attacks.twin import Twin
 from wmlightning.choices import check_sections
 from wmlightning.config import at_home, from_elsewhere, plain, unmarked_config
 from wmlightning.errors import UserError
-from wmlightning.files import anew, file_digest, settle, telling_full_disks
+from wmlightning.files import anew, check_writable, file_digest, settle, telling_full_disks
 from wmlightning.job import Job, draft, prepare
 from wmlightning.logged import untold
 from wmlightning.loggers import check_login, log_attack, log_training, make_loggers
@@ -30,7 +30,7 @@ from wmlightning.rehearsal import rehearse
 from wmlightning.results.card import fingerprint, read_card
 from wmlightning.results.summary import show, show_attack
 from wmlightning.secret import Secret
-from wmlightning.store import WEIGHTS, find_start, load_weights, read_run, secret_of, with_task_of
+from wmlightning.store import WEIGHTS, check_data, find_start, load_weights, read_run, secret_of, with_task_of
 from wmlightning.trainer import calm_lightning, check_batches, signals_told
 from wmlightning.training import Training
 
@@ -71,7 +71,7 @@ def _train_and_attack(cfg: DictConfig, secret: Secret | None) -> dict[str, Any]:
     if start is not None:
         load_weights(drafted.net, start.weights, "start")
     job = drafted.job()
-    assaults = plan(intents, job, Victim(job.name, job.fingerprint, job.folder))
+    assaults = plan(intents, job, Victim(job.name, job.fingerprint, job.folder), may_train=True)
     card = train(job, force=cfg.force and not assaults)
     if assaults and not is_helper():
         _go_on_alone()
@@ -109,6 +109,7 @@ def attack_found(cfg: DictConfig) -> dict[str, Any]:
         secret = secret_of(card, _key(cfg))
         with from_elsewhere("victim"):
             job = prepare(with_task_of(cfg, card), secret=secret)
+        check_data(card, job, "victim")
         job.cfg.auto.update(name=card["name"])
         victim = Victim(str(card["name"]), str(card["fingerprint"]), path)
         load_weights(job.net, path / WEIGHTS)
@@ -122,7 +123,8 @@ def attack_found(cfg: DictConfig) -> dict[str, Any]:
     intents = intend(job.cfg, job.source, job.net)
     if not intents:
         raise UserError("victim", "there is nothing to do to it", "say which attack=")
-    return carry_out_all(plan(intents, job, victim), job, may_train=False)
+    check_writable(victim.folder, "victim" if path.is_dir() else "runs_dir", needed_bytes=2**20)
+    return carry_out_all(plan(intents, job, victim, may_train=False), job, may_train=False)
 
 
 def carry_out_all(assaults: list[Assault], job: Job, may_train: bool) -> dict[str, Any]:
@@ -136,7 +138,8 @@ def carry_out_all(assaults: list[Assault], job: Job, may_train: bool) -> dict[st
     Returns:
         The last attack's card.
     """
-    scene = functools.cache(lambda: Scene(job, job.net, lambda: unmarked_twin(job, may_train)))
+    beside = assaults[0].victim.folder.parent
+    scene = functools.cache(lambda: Scene(job, job.net, lambda: unmarked_twin(job, may_train, beside)))
     cards = []
     for assault in assaults:
         loggers = make_loggers(job.cfg, assault.folder, f"{assault.victim.name}/{assault.name}", "attack")
@@ -149,10 +152,16 @@ def carry_out_all(assaults: list[Assault], job: Job, may_train: bool) -> dict[st
     return cards[-1]
 
 
-def unmarked_twin(job: Job, may_train: bool) -> Twin | None:
+def unmarked_twin(job: Job, may_train: bool, beside: Path) -> Twin | None:
     """The model before it was marked: what the training began from, or what ``watermark=none`` trains from scratch.
 
-    ``None`` where there is none.
+    Args:
+        job: of the marked one.
+        may_train: whether it is trained if there is none.
+        beside: where to look for it, if not among the runs of this command.
+
+    Returns:
+        ``None`` where there is none.
     """
     if job.maker is None or not job.cfg.judge.unmarked:
         return None
@@ -166,8 +175,12 @@ def unmarked_twin(job: Job, may_train: bool) -> Twin | None:
     cfg.trainer.update(devices=1, num_nodes=1, strategy="auto")  # this process is alone; the model is the same
     OmegaConf.set_struct(cfg, True)
     twin = prepare(cfg, writes=may_train)
+    if not may_train and _finished(twin, force=False) is None:
+        cfg.runs_dir = str(beside)
+        twin = prepare(cfg, writes=False)
     if _finished(twin, force=False) is None:
         if not may_train:
+            Console().print(f"no unmarked model to compare with: it would be {twin.name}, which watermark=none trains")
             return None
         Console().print(f"the unmarked model to compare with: {twin.name}")
         _train_alone(twin, Training(twin), force=False)

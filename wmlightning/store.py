@@ -171,6 +171,26 @@ def secret_of(card: dict[str, Any], key: Path | None) -> Secret | None:
     return secret
 
 
+def check_data(card: dict[str, Any], job: Job, key: str) -> None:
+    """Makes sure that a finished run is looked at with the data that it was trained on.
+
+    With one picture more, splits and triggers are others, and the run's own would pass for forgotten.
+
+    Args:
+        card: of the run.
+        job: settled for it here.
+        key: config key that named the run.
+
+    Raises:
+        UserError: if they are others.
+    """
+    identity = card.get("identity")
+    for part in ("data", "other_data"):
+        was, now = (found.get(part) if isinstance(found, dict) else None for found in (identity, job.identity))
+        if was is not None and was != now:
+            raise UserError(key, f"it was trained on data {was}, here are {now}", "the same data")
+
+
 class Run:
     """A finished run, loaded. Made by :func:`load_run`.
 
@@ -196,7 +216,9 @@ class Run:
         """Data, roles and trigger maker, settled as for the training. Reads the data's labels."""
         secret = secret_of(self.card, self._key)
         with from_elsewhere("path"):
-            return prepare(self._cfg, writes=False, secret=secret)
+            job = prepare(self._cfg, writes=False, secret=secret)
+        check_data(self.card, job, "path")
+        return job
 
     @cached_property
     def triggers(self) -> Triggers:

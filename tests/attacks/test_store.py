@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import sys
@@ -69,6 +70,44 @@ def test_finished_model_is_attacked_without_training(main: Command, copied: Path
     forced = main(*TASK, *FAST, "force=true")
     assert "carried out before" not in forced.out
     assert weights.stat().st_mtime_ns == before, "force redoes what the command names last: the attack"
+
+
+def test_weights_that_were_not_kept_are_made_when_they_are_wanted(main: Command, copied: Path) -> None:
+    assert main(*TASK, *FAST, "judge.keep_surrogates=false").code == 0
+    first = card_of(copied)
+    kept = main(*TASK, *FAST)
+    assert "carried out before" not in kept.out
+    assert metrics(card_of(copied)) == metrics(first)
+    assert all((next(copied.glob("attacks/prune-*")) / row["weights"]).is_file() for row in card_of(copied)["curve"])
+    for wanted in ("true", "false"):
+        assert "carried out before" in main(*TASK, *FAST, f"judge.keep_surrogates={wanted}").out
+
+
+def test_a_victim_is_attacked_with_the_data_it_was_trained_on(main: Command, copied: Path) -> None:
+    card = json.loads((copied / "card.json").read_text())
+    card["identity"]["data"] = {**card["identity"]["data"], "n": 3}
+    (copied / "card.json").write_text(json.dumps(card))
+    done = main(f"victim={copied}", *FAST)
+    assert done.code == 1
+    assert re.search(r"^error: victim: it was trained on data .*, here are .*; the same data$", done.err, re.MULTILINE)
+    assert not (copied / "attacks").exists()
+    with pytest.raises(UserError, match=r"^path: it was trained on data"):
+        load_run(copied).triggers  # noqa: B018
+
+
+def test_the_unmarked_model_is_looked_for_beside_the_victim(main: Command, copied: Path, tmp_path: Path) -> None:
+    attack = ("attack=inversion", "attack.inversion.steps=2", "attack.inversion.restarts=1", "judge.n_strangers=3")
+    elsewhere = main(f"victim={copied}", *attack, f"runs_dir={tmp_path / 'other'}")
+    assert elsewhere.code == 0, str(elsewhere)
+    assert "no unmarked model to compare with" in elsewhere.out
+    assert card_of(copied, "inversion")["findings"]["twin"] is None
+    trained = main(*TASK, *attack, "judge.unmarked=true")  # trains it, and looks again
+    assert trained.code == 0, str(trained)
+    assert "carried out before" not in trained.out
+    assert card_of(copied, "inversion")["findings"]["twin"] is not None
+    again = main(f"victim={copied}", *attack, f"runs_dir={tmp_path / 'other'}", "force=true")
+    assert "no unmarked model" not in again.out
+    assert card_of(copied, "inversion")["findings"]["twin"] is not None
 
 
 def test_sweep_trains_each_model_once(main: Command, runs: Path, small: list[str]) -> None:

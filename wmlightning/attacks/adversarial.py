@@ -87,7 +87,7 @@ class Adversarial(ClaimAttack):
                 images = (start + (images - start).clamp(-self.epsilon, self.epsilon)).clamp(0, 1)
                 done += 1
             if not done:
-                yield Claim(secret, 0, 0, before=True)
+                yield Claim(secret, 0, asked, before=asked == 0)
                 continue
             pixels = images.mul(255).round().to(torch.uint8).cpu().contiguous()
             queries = asked + (0 if self.surrogate_epochs else done * len(wanted))

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from omegaconf import OmegaConf
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -47,7 +48,7 @@ class Scene:
         self.job = job
         self.unmarked = unmarked
         autocast = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(job.precision)
-        self.arithmetic = Arithmetic(torch.device(job.device), autocast, bool(job.cfg.recipe.channels_last))
+        self.arithmetic = Arithmetic(_device(job), autocast, bool(job.cfg.recipe.channels_last))
         self.network = self._ready(network)
         triggers = job.maker.make() if job.maker else None
         watched = {}
@@ -76,6 +77,13 @@ class Scene:
         stolen = copy.deepcopy(self._ready(network) if network is not None else self.network)
         seed = role_seed(cfg.attacker.seed, "attack")
         return Stolen(stolen, images, known, len(job.source.classes), seed, self.arithmetic)
+
+
+def _device(job: Job) -> torch.device:
+    """Where attacks compute: of several GPUs on the first that the user named."""
+    devices = job.cfg.trainer.get("devices")
+    named = OmegaConf.is_list(devices) and len(devices) > 0 and job.device == "cuda"
+    return torch.device(job.device, int(devices[0])) if named else torch.device(job.device)
 
 
 def carry_out(assault: Assault, scene: Callable[[], Scene], force: bool) -> tuple[dict[str, Any], bool]:

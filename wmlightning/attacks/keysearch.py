@@ -76,4 +76,4 @@ class KeySearch(ClaimAttack):
                 best, smallest = secret, p
             if tried in self.candidates:
                 n_queries = asked + (0 if own else tried * self.queries)
-                yield Claim(best, tried, n_queries, before=n_queries == 0 if own else tried == 1)
+                yield Claim(best, tried, n_queries, before=asked == 0 and (own or tried == 1))

@@ -23,7 +23,7 @@ from wmlightning.results.card import fingerprint, read_card
 #: Raise it when the same attack no longer gives the same result.
 _ATTACK_VERSION = 1
 #: Raise it when the same claim is no longer worth the same.
-_CLAIM_VERSION = 2
+_CLAIM_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ class Assault:
         victim: to whom.
         others: the thief's images, if not the attacker's half of the test split.
         identity: what determines the result.
+        keeps: whether the weights of surrogates are to be there.
+        compares: whether an unmarked model is to have been looked at too.
     """
 
     name: str
@@ -75,6 +77,8 @@ class Assault:
     victim: Victim
     others: OtherImages | None
     identity: dict[str, Any]
+    keeps: bool = False
+    compares: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -87,9 +91,15 @@ class Assault:
         return self.victim.folder / "attacks" / f"{self.name}-{self.fingerprint}"
 
     def finished(self) -> dict[str, Any] | None:
-        """The card of this very attack, if it was carried out before."""
+        """The card of this very attack, if it was carried out before, with all that is wanted now."""
         card = read_card(self.folder)
-        return card if card is not None and card.get("fingerprint") == self.fingerprint else None
+        if card is None or card.get("fingerprint") != self.fingerprint:
+            return None
+        if self.keeps and any(row.get("weights") is None for row in card.get("curve", ())):
+            return None
+        if self.compares and card.get("findings", {}).get("twin") is None:
+            return None
+        return card
 
 
 def intend(cfg: DictConfig, source: Source, network: nn.Module) -> list[Intent]:
@@ -143,8 +153,14 @@ def _intent(name: str, node: DictConfig, other: Source | None, prospect: Prospec
     return Intent(name, attack, options, other)
 
 
-def plan(intents: Sequence[Intent], job: Job, victim: Victim) -> list[Assault]:
+def plan(intents: Sequence[Intent], job: Job, victim: Victim, may_train: bool = False) -> list[Assault]:
     """Settles attacks on a victim. Where the thief has other data, they are read and compared with the task's.
+
+    Args:
+        intents: what the config asks for.
+        job: the victim's.
+        victim: to be attacked.
+        may_train: whether an unmarked model to compare with is trained if there is none.
 
     Raises:
         UserError: if the thief would have nothing but images of the task.
@@ -153,10 +169,10 @@ def plan(intents: Sequence[Intent], job: Job, victim: Victim) -> list[Assault]:
         return []
     other = intents[0].other  # all of one config have the same
     others = OtherImages.of(other, job) if other is not None else None
-    return [_assault(intent, job, victim, others) for intent in intents]
+    return [_assault(intent, job, victim, others, may_train) for intent in intents]
 
 
-def _assault(intent: Intent, job: Job, victim: Victim, others: OtherImages | None) -> Assault:
+def _assault(intent: Intent, job: Job, victim: Victim, others: OtherImages | None, may_train: bool) -> Assault:
     cfg = job.cfg
     attacker = {"seed": cfg.attacker.seed, "n": cfg.attacker.n, "data": others.identity() if others else None}
     # Whole numbers at the top are versions, and only they: of cards that differ in nothing else, the newest counts.
@@ -169,7 +185,9 @@ def _assault(intent: Intent, job: Job, victim: Victim, others: OtherImages | Non
     }
     if isinstance(intent.attack, ClaimAttack):
         identity["claims"] = _CLAIM_VERSION
-    if isinstance(intent.attack, DetectionAttack):
+    if detects := isinstance(intent.attack, DetectionAttack):
         identity["judge"] = {"n_strangers": cfg.judge.n_strangers, "unmarked": cfg.judge.unmarked}
         identity["exposure"] = EXPOSURE_VERSION
-    return Assault(intent.name, intent.attack, victim, others, identity)
+    compares = detects and may_train and cfg.judge.unmarked and job.maker is not None
+    keeps = isinstance(intent.attack, RemovalAttack) and cfg.judge.keep_surrogates
+    return Assault(intent.name, intent.attack, victim, others, identity, keeps, compares)
