@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.helpers import many
 from tests.report.reading import page_of, pictured, png, report_of, verdict
-from tests.results.cards import leave, prune_card, train_card
+from tests.results.cards import inversion_card, leave, prune_card, train_card
 from wmlightning.report.albums import TELLING
 from wmlightning.report.page import render
 from wmlightning.results.privacy import OPEN_OPTIONS, WITHHELD, outline, public, public_config
@@ -66,6 +66,27 @@ def test_a_picture_of_the_secret_is_shown_only_if_asked_for(tmp_path: Path, p_va
     assert len(page_of(tmp_path).all("img")) == harmless
     assert ("Withheld" in page_of(tmp_path).one("section", id="inversions").text) == (not harmless)
     assert len(page_of(tmp_path, with_secrets=True).one("section", id="inversions").all("img")) == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "harmless"),
+    [
+        ({}, True),
+        ({"ssim_p_value": 0.01}, False),
+        ({"p_least": 0.1}, False),  # nine strangers, or pictures of ten classes
+        ({"p_least": 1.0, "p_value": 1.0}, False),  # all strangers have the owner's mark
+        ({"p_least": None}, False),  # of an older version
+        ({"ssim_p_value": None}, False),
+    ],
+)
+def test_a_picture_that_could_not_have_stood_out_may_be_one_of_the_secret(
+    tmp_path: Path, found: dict[str, float | None], harmless: bool
+) -> None:
+    victim = train_card(watermark="content")
+    leave(tmp_path, victim)
+    folder = leave(tmp_path, inversion_card(victim, **{"p_value": 0.5, **found}))
+    (folder / "inversion.png").write_bytes(png())
+    assert len(page_of(tmp_path).all("img")) == harmless
 
 
 def test_the_sample_of_a_verdict_is_shown_only_if_asked_for(tmp_path: Path) -> None:

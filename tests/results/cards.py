@@ -116,9 +116,10 @@ def by_heart(seed: int = 0, **options: Any) -> list[dict[str, Any]]:
     return [victim, attack]
 
 
-def inversion_card(victim: dict[str, Any], score: float = 0.41, p_value: float = 0.03) -> dict[str, Any]:
+def inversion_card(victim: dict[str, Any], score: float = 0.41, p_value: float = 0.03, **more: Any) -> dict[str, Any]:
     twin = {"score": 0.1, "p_value": 0.6}
     findings = {"score": score, "p_value": p_value, "null_mean": 0.1, "n_null": 99, "twin": twin, "picture": "x.png"}
+    findings |= {"ssim_p_value": 0.5, "p_least": 0.01, **more}
     if victim["config"]["watermark"]["_target_"] is None:
         findings = {"picture": "x.png", "steps": 200, "twin": None}
     return attack_card(victim, "inversion", type="detection", findings=findings)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pandas.testing import assert_frame_equal
 
-from tests.results.cards import finetune_card, inversion_card, leave, one, prune_card, read, study, train_card
+from tests.results.cards import RATES, finetune_card, inversion_card, leave, one, prune_card, read, study, train_card
 from wmlightning.results.card import FILE
 from wmlightning.results.rows import ACCURACIES, COLUMNS
 from wmlightning.results.table import aggregate, from_csv
@@ -109,6 +109,23 @@ def test_what_lies_there_twice_is_counted_once(tmp_path: Path) -> None:
     once = read(tmp_path)
     shutil.copytree(tmp_path, tmp_path / "zz", ignore=shutil.ignore_patterns("zz"))
     assert_frame_equal(read(tmp_path), once)
+
+
+def test_a_strength_of_two_lists_is_counted_once(tmp_path: Path) -> None:
+    """Asked for by itself, and then among others: the same surrogate, down to the last bit."""
+    for seed in (0, 1):
+        victim = train_card(seed=seed)
+        leave(tmp_path, victim)
+        leave(tmp_path, prune_card(victim))
+    once = read(tmp_path)
+    again = prune_card(train_card(seed=0), rates=RATES[:1])
+    leave(tmp_path, {**again, "fingerprint": "again"}, "again")
+    twice = read(tmp_path)
+    assert len(twice) == len(once) + 1, "its card tells of its victim too"
+    assert_frame_equal(aggregate(twice), aggregate(once))
+    again["curve"][0]["metrics"]["attack/clean_acc"] += 0.001
+    leave(tmp_path, {**again, "fingerprint": "again"}, "again")
+    assert len(read(tmp_path)) == len(once) + 2, "something made another surrogate of it"
 
 
 def versions_of(runs: Path, *found: tuple[str, dict[str, Any]]) -> None:

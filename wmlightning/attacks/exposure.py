@@ -16,6 +16,7 @@ from wmlightning.watermarks.triggers import TriggerMaker
 
 #: Raise it when the same recovered images no longer have the same score or p-value.
 EXPOSURE_VERSION = 2
+_ALIKE = 0.8  # correlation of two marks, from which on one is taken for the other: pictures of one class, say
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def expose(recovered: Recovered, marks: Marks) -> dict[str, Any]:
 
     Returns:
         ``score`` (normalised correlation with the change, in [-1, 1]) and ``ssim`` (structural similarity to the mean
-        trigger), each with ``p_value``, ``null_mean`` and ``null_max``.
+        trigger), each with ``p_value``, ``null_mean`` and ``null_max``; and ``p_least``, about the least p-value that
+        is to be had: strangers whose marks look like the key's cannot be told from it.
     """
     n_marks = len(marks.labels)
     scores, similar = [0.0] * len(marks.changes), [0.0] * len(marks.changes)
@@ -70,6 +72,7 @@ def expose(recovered: Recovered, marks: Marks) -> dict[str, Any]:
     scores, similar = [s / n_marks for s in scores], [s / n_marks for s in similar]
     found = {**_ranked("", scores), "n_null": len(scores) - 1}
     found["score"] = scores[0]
+    found["p_least"] = _least(marks)
     return {**found, **_ranked("ssim_", similar), "ssim": similar[0]}
 
 
@@ -80,6 +83,14 @@ def _ranked(prefix: str, scores: list[float]) -> dict[str, float]:
         f"{prefix}null_mean": sum(null) / len(null),
         f"{prefix}null_max": max(null),
     }
+
+
+def _least(marks: Marks) -> float:
+    """The p-value of images that show the key's marks so far as strangers' do not: each mark of theirs is another."""
+    alike = torch.ones(len(marks.changes) - 1, dtype=torch.bool)
+    for key, *others in zip(*marks.changes, strict=True):
+        alike &= _correlation(key[None], torch.stack(others))[:, 0] > _ALIKE
+    return (1 + int(alike.sum())) / len(marks.changes)
 
 
 def _shown(recovered: Recovered, label: int) -> Tensor:

@@ -67,23 +67,34 @@ def inversions(
     """What detection attacks recovered.
 
     The pictures hold recovered images alone. But one that is more like the key's marks than nearly all strangers' marks
-    are is a picture of the secret, if a faint one: it is withheld unless secrets are asked for, and so is one that was
-    never compared.
+    are is a picture of the secret, if a faint one: it is withheld unless secrets are asked for. So is one that was
+    never compared, or with so few strangers, or such as look so much alike, that no picture could have stood out.
     """
-    nulls = {}
+    nulls, harmless = {}, set[str]()
     for result in results:
         if result.detects and result.folder in cards and os.path.lexists(runs / result.folder / PICTURE):
-            nulls[result.folder] = _null(Fields(cards[result.folder].get("findings") or {}))
+            findings = Fields(cards[result.folder].get("findings") or {})
+            nulls[result.folder] = _null(findings)
+            if with_secrets or result.watermark == "none" or _tells_nothing(findings):
+                harmless.add(result.folder)
     wanted = [result for result in results if result.folder in nulls]
 
     def show(result: Result) -> Shown | None:
-        harmless = with_secrets or result.watermark == "none" or result.p > TELLING
-        if not harmless:
+        if result.folder not in harmless:
             return Shown(result, None, nulls[result.folder])
         picture = _read(runs / result.folder / PICTURE, result, complain)
         return Shown(result, picture, nulls[result.folder]) if picture else None
 
     return _albums(wanted, show)
+
+
+def _tells_nothing(findings: Fields) -> bool:
+    """Whether the comparison could have shown something of the secret, and did not."""
+    try:
+        least, *found = (findings.share(name) for name in ("p_least", "p_value", "ssim_p_value"))
+    except UnexpectedError:
+        return False
+    return least <= TELLING and all(p > TELLING for p in found)
 
 
 def galleries(runs: Path, results: Sequence[Result], complain: Callable[[str], None]) -> Albums:

@@ -61,7 +61,7 @@ def read_card(folder: Path) -> dict[str, Any] | None:
     """
     try:
         card = json.loads((folder / FILE).read_text())
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
         return None
     if not isinstance(card, dict) or not isinstance(card.get("schema"), int):
         return None

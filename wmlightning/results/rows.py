@@ -195,12 +195,13 @@ def options_of(config: Fields, attack: str) -> dict[str, str]:
 
 
 def _identity(identity: Any) -> Row:
-    """The ``versions`` of the program's parts that carried an attack out, and in what ``way``, in no matter which."""
+    """The ``versions`` of what carried an attack out, in what ``way``, whatever the versions, and the ``thief``."""
     if not isinstance(identity, dict):  # of somebody else's program: nothing is known to be older than it
-        return {"versions": {}, "way": ""}
+        return {"versions": {}, "way": "", "thief": ""}
     versions = {name: value for name, value in identity.items() if type(value) is int}
     rest = {name: value for name, value in identity.items() if name not in versions}
-    return {"versions": versions, "way": json.dumps(rest, sort_keys=True)}
+    thief = json.dumps(identity.get("attacker"), sort_keys=True)
+    return {"versions": versions, "way": json.dumps(rest, sort_keys=True), "thief": thief}
 
 
 def _findings(findings: Fields) -> Row:

@@ -67,7 +67,7 @@ def read_all(folder: Path, complain: Callable[[str], None] = on_stderr) -> pd.Da
         if found and (name := tuple(found[0][part] for part in ("victim", "attack", "attack_fingerprint"))) not in seen:
             seen.add(name)
             rows += found
-    rows = _newest(rows)
+    rows = _each_once(_newest(rows))
     _tell_apart(rows)
     return frame_of(sorted(rows, key=_order))
 
@@ -84,6 +84,21 @@ def _newest(rows: Sequence[Row]) -> list[Row]:
     for way, version in map(about, rows):
         newest[way] = max(newest.get(way, ()), version)
     return [row for row in rows if not row.get("way") or about(row)[1] == newest[about(row)[0]]]
+
+
+def _each_once(rows: Sequence[Row]) -> list[Row]:
+    """Without surrogates that another list of strengths had made before, down to the last bit."""
+    kept: list[Row] = []
+    seen: set[tuple[str, ...]] = set()
+    for row in rows:
+        if row["attack_type"] == "removal" and not row["is_victim"]:
+            named = ("victim", "attack", "settings", "strength", "epochs", "final", "precision", *ACCURACIES)
+            name = tuple(f"{row.get(part)}" for part in (*named, "options", "thief"))
+            if name in seen:
+                continue
+            seen.add(name)
+        kept.append(row)
+    return kept
 
 
 def _tell_apart(rows: list[Row]) -> None:
