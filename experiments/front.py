@@ -104,7 +104,7 @@ def removal(asked: pd.DataFrame) -> str:
 
 def power(asked: pd.DataFrame) -> str:
     """What the tables of queries say of models that were stolen: as they are, through HTTP and after attacks."""
-    owners, lines = asked[~asked.attack.isin(OTHERS)], []
+    owners, lines = asked[~asked.attack.isin([*OTHERS, "HTTP"])], []  # through HTTP the same models, once more
     for key, name in (
         (EIGHT, "Eight marks"),
         (RANDOM, "A label for each trigger"),
@@ -118,9 +118,7 @@ def power(asked: pd.DataFrame) -> str:
     wrong = asked[asked.attack.isin(OTHERS)]
     false = ", ".join(f"{name} {_reached(part)}" for name, part in wrong.groupby("attack"))
     lines.append(f"* What must not reach it: {false}.")
-    head = (
-        "Claims that reach p <= 0.001, to models as they are, through HTTP, and after attacks of all strengths there:"
-    )
+    head = "Claims that reach p <= 0.001, to models as they are and after attacks of all strengths there:"
     return f"{head}\n\n" + "\n".join(lines) + f"\n\nSeeds: {pages.listed(asked.seed)}."
 
 
