@@ -16,13 +16,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers import few
-from tests.ownership.services import Call, K, Reply, api, honest, images, labels, quick, serving
+from tests.ownership.services import SHAPE, Call, K, Reply, api, honest, images, labels, quick, serving
 from wmlightning.errors import UserError
+from wmlightning.ownership.recorded import Recorded
 from wmlightning.ownership.suspects.base import Answer, Unreachable, Unreadable
 from wmlightning.ownership.suspects.http import Channel, Http
 from wmlightning.ownership.suspects.replies import Reply as HttpReply
@@ -300,13 +302,25 @@ def fails(suspect: Any, n: int = 3) -> UserError:
         (413, "suspect.batch_size"),
     ],
 )
-def test_wrong_from_the_start_is_told_after_one_image(status: int, key: str) -> None:
+def test_wrong_from_the_start_is_told_after_two_images(status: int, key: str) -> None:
+    """The first alone might be one that the service does not like."""
     with serving(lambda _: Reply({"error": "no such thing"}, status)) as service:
         error = fails(api(service.url, quick(concurrency=8)), 20)
     assert error.key == key
     assert f"HTTP {status}" in str(error)
     assert "no such thing" in str(error)
-    assert service.n_images == 1
+    assert service.n_images == 2
+
+
+@pytest.mark.parametrize("status", [301, 401, 403, 404, 413])
+def test_who_refuses_the_very_first_image_is_asked_on(status: int) -> None:
+    def picky(call: Call) -> Reply:
+        return Reply({}, status, {"Location": "/blocked"}) if call.pixels[0] == 0 else honest(call)
+
+    with serving(picky) as service:
+        answers = api(service.url).ask(images(12))
+    assert [answer.missing is None for answer in answers] == [False] + [True] * 11
+    assert service.n_images == 12
 
 
 def test_nobody_listens() -> None:
@@ -421,6 +435,18 @@ def test_proxy_of_the_environment_that_cannot_be_used(monkeypatch: pytest.Monkey
     assert TOKEN not in str(error)
 
 
+@pytest.mark.parametrize("said", ['{"label": 3}', "[3]", '"3"', "{", "3", "{\ud800"])
+def test_json_as_text_in_json(said: str) -> None:
+    """As scoring scripts answer that return json.dumps(...), which is then made JSON of once more."""
+    with serving(lambda _: Reply(said)) as service:
+        suspect = api(service.url, answer={"path": "0" if said.startswith("[") else "label"})
+        if said in ('{"label": 3}', "[3]"):
+            assert given_labels(suspect.ask(images(1))) == [3]
+        else:
+            with pytest.raises(Unreadable):
+                suspect.ask(images(1))
+
+
 # -- dying mid-way ---------------------------------------------------------------------------------------------------
 
 
@@ -451,9 +477,57 @@ def test_refusing_everything_from_some_point_on(status: int) -> None:
     assert service.n_images <= 7 + 4 + 3
 
 
-def test_dead_at_the_last_image() -> None:
-    with serving(lambda call: honest(call) if call.number < 7 else None) as service, pytest.raises(Unreachable):
-        api(service.url, quick(concurrency=1)).ask(images(8))
+def test_gone_at_the_last_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It left once, and then there was nobody any more: it can be asked again."""
+    with serving(lambda call: honest(call) if call.number < 7 else None) as service:
+        suspect = api(service.url, quick(concurrency=1))
+        exchange, n = suspect.channel.exchange, 0
+
+        async def sometimes(*arguments: Any) -> Any:
+            nonlocal n
+            n += 1
+            if n > 8:
+                return HttpReply(failure="connection lost", detail="no connection", sent=False, again=True)
+            return await exchange(*arguments)
+
+        monkeypatch.setattr(suspect.channel, "exchange", sometimes)
+        with pytest.raises(Unreachable, match="no connection"):
+            suspect.ask(images(8))
+    assert service.n_images == 8
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_an_image_whose_connection_breaks_each_time_has_no_answer(concurrency: int) -> None:
+    """Else who hangs up at some images would end every test."""
+
+    def picky(call: Call) -> Reply | None:
+        return None if call.pixels[0] % 5 == 4 else honest(call)
+
+    with serving(picky) as service:
+        answers = api(service.url, quick(concurrency=concurrency)).ask(images(15))
+    assert [answer.missing for answer in answers] == ([None] * 4 + ["connection lost"]) * 3
+    assert {answer.attempt for answer in answers[4::5]} == {3}
+
+
+def test_stopped_before_an_image_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it still looks for the service: nobody has seen that image."""
+    with serving() as service:
+        suspect = api(service.url, quick(concurrency=2))
+        exchange, n = suspect.channel.exchange, 0
+
+        async def sometimes(*arguments: Any) -> Any:
+            nonlocal n
+            n += 1
+            return await exchange(*arguments) if n == 1 else await anyio.sleep(60)
+
+        monkeypatch.setattr(suspect.channel, "exchange", sometimes)
+        with Recorded(suspect, shape=SHAPE, n_classes=K) as asked:
+            answers = asked.stream(images(5))
+            next(answers)
+            while n < 2:
+                time.sleep(0.01)
+            answers.close()
+            assert asked.queries == len(asked.shown) == 1
 
 
 def test_never_a_word_that_can_be_read() -> None:
@@ -527,10 +601,11 @@ def test_secrets_stay_secret(status: int, caplog: pytest.LogCaptureFixture, capf
 
 def test_token_in_the_body() -> None:
     with serving(lambda call: Reply({"e": json.loads(call.body)["auth"]}, 404)) as service:
-        error = fails(api(service.url, body={"auth": {"keys": [TOKEN]}}))
+        error = fails(api(service.url, body={"auth": {"keys": [TOKEN, 20461357]}}))
     assert TOKEN.encode() in service.calls[0].body
     assert "keys" in str(error)
     assert TOKEN not in str(error)
+    assert "20461357" not in str(error)
 
 
 def test_password_in_the_address(caplog: pytest.LogCaptureFixture) -> None:
@@ -570,7 +645,7 @@ def each(call: Call) -> Reply:
     return Reply({"label": [pixel % K for pixel in call.pixels]})
 
 
-@pytest.mark.parametrize(("reply", "n"), [(Reply({}, 401), 1), (Reply({}, 404), 1), (Reply({"id": 3}), 5)])
+@pytest.mark.parametrize(("reply", "n"), [(Reply({}, 401), 2), (Reply({}, 404), 2), (Reply({"id": 3}), 5)])
 def test_a_mistake_shows_one_image_at_a_time(reply: Reply, n: int) -> None:
     """However many go into a request: a wrong token, a wrong address, a wrong path to the answer."""
     with serving(lambda _: reply) as service:

@@ -281,6 +281,17 @@ def test_onnx_with_other_weights_beside_it_is_another_suspect(tmp_path: Path) ->
     assert one != other
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "/etc/passwd", "../secret", "a\0b"])
+def test_onnx_that_names_what_is_not_beside_it(tmp_path: Path, name: str) -> None:
+    """Such a file is a stranger's: the owner's are neither read nor named."""
+    (tmp_path / "secret").touch()
+    folder = tmp_path / "models"
+    folder.mkdir()
+    size = bytes([len(name) % 128 + 128, len(name) // 128]) if len(name) > 127 else bytes([len(name)])
+    (folder / "a.onnx").write_bytes(b"rubbish\x0a\x08location\x12" + size + name.encode())
+    assert "beside" not in Onnx(str(folder / "a.onnx")).identity()
+
+
 def test_onnx_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.onnx").touch()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -305,12 +316,16 @@ class box:
 def moody(images):
     global n_calls
     n_calls += 1
-    if n_calls == 2:
+    if n_calls in (2, 3):
         raise RuntimeError("not now")
-    if n_calls == 3:
+    if n_calls == 5:
         return [1]
-    if n_calls == 4:
+    if n_calls == 6:
         return None
+    return labels(images)
+def fussy(images):
+    if (images[:, 0, 0, 0] == 255).any():
+        raise RuntimeError("not this one")
     return labels(images)
 def broken(images):
     raise RuntimeError("never")
@@ -360,9 +375,29 @@ def test_function_that_fails_later(module: str) -> None:
     images = random_images(11, SHAPE)
     with Recorded(Function(f"{module}:moody", 2), shape=SHAPE, n_classes=K) as asked:
         answers = asked.ask(images)
-    why = [answers[0].missing, *(answer.missing for answer in answers[1::2])]
-    assert why == [None, "failed", "wrong count", "malformed", None, None]
-    assert [answers[i].label for i in (0, 7, 8, 9)] == [(images[i, 0, 0, 0] % 5).item() for i in (0, 7, 8, 9)]
+        assert asked.queries == 11 + 2, "both images of the call that failed were tried alone"
+    why = [answer.missing for answer in answers]
+    assert why == [None, "failed", None, *["wrong count"] * 2, *["malformed"] * 2, *[None] * 4]
+    right = (0, 2, 7, 8, 9, 10)
+    assert [answers[i].label for i in right] == [(images[i, 0, 0, 0] % 5).item() for i in right]
+
+
+def test_one_image_that_a_function_fails_on_costs_no_other(module: str) -> None:
+    images = random_images(300, SHAPE)
+    images[150, 0, 0, 0] = 255
+    with Recorded(Function(f"{module}:fussy", 100), shape=SHAPE, n_classes=K) as asked:
+        answers = asked.ask(images)
+        assert asked.queries == 300 + 100
+    assert [i for i, answer in enumerate(answers) if answer.label is None] == [150]
+
+
+def test_what_a_function_fails_on_at_the_end_can_be_asked_again(module: str, tmp_path: Path) -> None:
+    """What it asks in its turn was gone: all that comes after its last answer."""
+    images = random_images(99, SHAPE)
+    with Recorded(Function(f"{module}:mortal", 50), tmp_path / "t", shape=SHAPE, n_classes=K) as asked:
+        with pytest.raises(Unreachable):
+            asked.ask(images)
+        assert [answer.asked for answer in asked.known(images)] == [True] * 51 + [False] * 48
 
 
 def test_function_that_dies_is_shown_no_more(module: str) -> None:
@@ -370,7 +405,7 @@ def test_function_that_dies_is_shown_no_more(module: str) -> None:
     with Recorded(Function(f"{module}:mortal", 2), shape=SHAPE, n_classes=K) as asked:
         with pytest.raises(Unreachable, match=r"mortal: failed 5 times in a row \(ConnectionError: nobody there\)"):
             asked.ask(random_images(99, SHAPE))
-        assert asked.queries == 1 + 2 + 5 * 2
+        assert asked.queries == 1 + 2 + (2 + 2) + (2 + 1)
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,8 @@ def test_model_that_says_little() -> None:
         (described(output={"datatype": "BYTES"}), "no scores and no labels"),
         (described(output={"shape": [-1, 4, 4]}), "no scores and no labels"),
         ({**METADATA, "inputs": [{"name": "a"}, {"name": "b"}]}, "several inputs"),
+        ({**METADATA, "inputs": [{"name": "a"}, {"name": "Bearer-s3cr3t"}]}, r"one of a, \*\*\*$"),
+        (described(input={"datatype": "Bearer-s3cr3t"}), r"takes '\*\*\*'"),
         ({**METADATA, "inputs": 3}, "cannot be read"),
         ({**METADATA, "inputs": [3]}, "cannot be read"),
         ({**METADATA, "inputs": [{"name": "\x1b[31m"}]}, "cannot be read"),
@@ -212,7 +214,7 @@ def test_model_that_says_little() -> None:
 )
 def test_wrong_model_is_told_before_an_image_is_sent(metadata: Any, words: str) -> None:
     with serving(oip_service(metadata)) as service, pytest.raises(UserError, match=words) as caught:
-        oip(service.url).open(SHAPE, K)
+        oip(service.url, quick(headers={"Authorization": "Bearer-s3cr3t"})).open(SHAPE, K)
     assert not isinstance(caught.value, Unreachable)
     assert "\n" not in str(caught.value)
     assert service.n_images == 0
@@ -230,6 +232,23 @@ def test_metadata_is_asked_for_again() -> None:
     with serving(lambda _: Reply({}, 503)) as service, pytest.raises(Unreachable, match="HTTP 503"):
         oip(service.url).open(SHAPE, K)
     assert len(service.calls) == 3
+
+
+@pytest.mark.parametrize("first", [-1, 1])
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_grey_images_without_a_channel(first: int, layout: str) -> None:
+    """As Keras has MNIST: ``(n, h, w)``."""
+    metadata = described(input={"shape": [first, *SHAPE[1:]]}, output={"shape": [first, K]})
+    with serving(oip_service(metadata)) as service:
+        suspect = oip(service.url, batch_size=4, pixels=Pixels(layout=layout))
+        suspect.open(SHAPE, K)
+        assert suspect.shape == SHAPE
+        assert [answer.label for answer in suspect.ask(images(9))] == labels(9)
+        shapes = [json.loads(call.body)["inputs"][0]["shape"] for call in service.calls if call.method == "POST"]
+        assert {tuple(shape[1:]) for shape in shapes} == {SHAPE[1:]}
+        assert max(shape[0] for shape in shapes) == (4 if first == -1 else 1)
+        with pytest.raises(UserError, match=r"suspect\.input: .* without channels; a key of grey images"):
+            oip(service.url, pixels=Pixels(layout=layout)).open((3, *SHAPE[1:]), K)
 
 
 @pytest.mark.parametrize("options", [{"input": "x"}, {"output": "x"}, {"datatype": "BYTES"}, {"answers": "top"}])

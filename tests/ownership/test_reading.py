@@ -216,11 +216,19 @@ def test_layouts() -> None:
         {"std": [0.5]},
         {"mean": [0.5], "std": [0]},
         {"mean": [0.5], "std": []},
+        {"kind": "byte", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+        {"kind": "byte", "mean": [0], "std": [0.5]},
+        {"kind": "byte", "mean": [0.5], "std": [1]},
     ],
 )
 def test_bad_pixels(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"suspect\.pixels"):
         Pixels(**options)
+
+
+@pytest.mark.parametrize(("mean", "std"), [([0], [1]), ([127.5], [127.5]), ([123.7, 0, 0], [58.4, 1, 1]), ([0], [255])])
+def test_pixels_of_bytes(mean: list[float], std: list[float]) -> None:
+    assert Pixels("byte", mean=mean, std=std).array(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)).shape == (1, 3, 2, 2)
 
 
 def test_mean_must_fit_the_channels() -> None:
@@ -306,6 +314,9 @@ def test_where_answers_come_out() -> None:
         ({"names": ["cat", None]}, "suspect.names"),
         ({"names": ["cat", True]}, "suspect.names"),
         ({"names": []}, "suspect.names"),
+        ({"names": {0: 3, 1: 5}}, "suspect.names"),
+        ({"names": [3, 5], "answer": {"kind": "scores"}}, "suspect.names"),
+        ({"pixels": Pixels("unit", mean=[0.5], std=[0.5])}, "suspect.pixels.mean"),
         ({"method": "GET"}, "suspect.method"),
         ({"batch_size": 2}, "suspect.batch_size"),
         ({"batch_size": 0}, "suspect.batch_size"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import anyio
 from torch import Tensor
 
-from wmlightning.ownership.suspects.base import LOST, MALFORMED, Answer, Batch, Spend
+from wmlightning.ownership.suspects.base import MALFORMED, Answer, Batch, Spend
 from wmlightning.ownership.suspects.replies import Reply
 
 #: What a service that is there says of a request that it does not take.
@@ -66,9 +66,9 @@ class Flow:
     tries: Counter[int] = field(default_factory=Counter)
 
     @property
-    def lost(self) -> bool:
-        """Whether a connection broke, or none was made."""
-        return any(result.reply is not None and result.reply.failure == LOST for result in self.failures)
+    def gone(self) -> bool:
+        """Whether no connection could be made. One that breaks later may be all that a service says to an image."""
+        return any(result.reply is not None and not result.reply.sent for result in self.failures)
 
 
 def unanswered(which: list[int], tries: Counter[int], reply: Reply) -> Batch:

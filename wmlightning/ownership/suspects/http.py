@@ -14,6 +14,7 @@ import time
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,24 +117,22 @@ class Http:
 
 
 @dataclass
-class _Progress:
+class Progress:
     """How far an exchange came: httpx calls it at each step.
 
     Attributes:
-        url: where it goes.
         sent: whether the request may have left, by any step that is not known to come before.
         by: says that a proxy is between, if there is one.
     """
 
-    url: httpx.URL
     sent: bool = False
     by: str = ""
 
-    async def __call__(self, step: str, about: Mapping[str, Any]) -> None:
+    async def __call__(self, url: httpx.URL, step: str, about: Mapping[str, Any]) -> None:
         """Connecting, TLS and what opens a tunnel through a proxy tell nothing of the image."""
         if step.endswith("connect_tcp.started"):
-            port = self.url.port or (443 if self.url.scheme == "https" else 80)
-            direct = (about.get("host"), about.get("port")) == (self.url.raw_host.decode("ascii"), port)
+            port = url.port or (443 if url.scheme == "https" else 80)
+            direct = (about.get("host"), about.get("port")) == (url.raw_host.decode("ascii"), port)
             self.by = "" if direct else " through the proxy"
         request = about.get("request")
         if step.startswith("http") and request is not None and request.method != b"CONNECT":
@@ -210,12 +209,22 @@ class Channel:
             self._next = max(self._next, time.monotonic() + seconds)
         await anyio.sleep(seconds)
 
-    async def exchange(self, client: httpx.AsyncClient, method: str, url: httpx.URL, body: bytes | None) -> Reply:
-        """Sends one request and reads what comes back. Whatever happens, there is a reply."""
+    async def exchange(
+        self,
+        client: httpx.AsyncClient,
+        method: str,
+        url: httpx.URL,
+        body: bytes | None,
+        progress: Progress | None = None,
+    ) -> Reply:
+        """Sends one request and reads what comes back. Whatever happens, there is a reply.
+
+        ``progress`` tells a caller that is cancelled meanwhile how far it came.
+        """
+        progress = progress or Progress()
         typed = body is None or "content-type" in client.headers
         headers = {} if typed else {"Content-Type": "application/json"}
-        progress = _Progress(url)
-        ours = client.stream(method, url, content=body, headers=headers, extensions={"trace": progress})
+        ours = client.stream(method, url, content=body, headers=headers, extensions={"trace": partial(progress, url)})
         try:
             with anyio.fail_after(self.http.timeout):
                 async with ours as response:

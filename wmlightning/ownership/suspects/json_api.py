@@ -122,7 +122,12 @@ class JsonApi(RemoteSuspect):
         self._in_order = not isinstance(names, Mapping)
         if self.answer.kind == "label_name" and self.names is None:
             raise UserError("suspect.names", "missing", "names of the classes, in the order of their labels")
+        if self.names is not None and self.answer.kind in ("label", "scores"):
+            wrong = f"answers of kind {self.answer.kind} are not read by names"
+            raise UserError("suspect.names", wrong, "null, or answer.kind=label_name, which reads numbers too")
         self.pixels = pixels_of(pixels)
+        if self.image.kind == "png" and self.pixels.mean is not None:
+            raise UserError("suspect.pixels.mean", "no PNG holds such pixels", "image.kind=list or flat, or null")
         self.channel.secrets += _strings(self.body)
         _put(copy.deepcopy(self.body), self.image.path, None)
 
@@ -239,12 +244,12 @@ def _names(given: Sequence[str] | Mapping[str, int] | None) -> dict[str, int] | 
 
 
 def _strings(content: Any) -> list[str]:
-    """All text in a document: some of it may be a token."""
+    """All text and numbers in a document: some of it may be a token."""
     if isinstance(content, (dict, list)):
         return [
             text for item in (content.values() if isinstance(content, dict) else content) for text in _strings(item)
         ]
-    return [content] if isinstance(content, str) else []
+    return [] if content is None or isinstance(content, bool) else [str(content)]
 
 
 def _put(content: Any, path: str, value: Any) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,10 @@ from wmlightning.ownership.suspects.base import (
     WRONG_CLASSES,
     WRONG_COUNT,
     Answer,
+    Batch,
+    Spend,
     Suspect,
+    Unlimited,
     Unreachable,
     missing,
     reading,
@@ -59,7 +64,8 @@ class LocalSuspect(Suspect):
                 raise UserError("suspect", wrong, "a classifier of such images; see suspect.pixels") from error
             self._failures += 1
             if self._failures >= _PATIENCE:
-                raise Unreachable(f"{self.name}: failed {self._failures} times in a row ({reason})") from error
+                failures, self._failures = self._failures, 0  # who asks again has patience again
+                raise Unreachable(f"{self.name}: failed {failures} times in a row ({reason})") from error
             return missing(FAILED, n)
         self._failures = 0
         answers = of_array(found, n, self.n_classes)
@@ -67,6 +73,29 @@ class LocalSuspect(Suspect):
             self._check(answers, found)
         self._worked = True
         return answers
+
+    def stream(self, images: Tensor, spend: Spend | None = None) -> Generator[Batch, None, None]:
+        """See :meth:`Suspect.stream`. Of several images that fail together each is tried alone: it may be one of them.
+
+        What failed is held back until something works again: else what it asks in its turn is gone, and may come back.
+        """
+        spend, held = spend or Unlimited(), list[tuple[int, Answer]]()
+        for batch in super().stream(images, spend):
+            several = len(batch) > 1 and all(answer.missing == FAILED for _, answer in batch)
+            for part in self._alone(images, batch, spend) if several else [batch]:
+                if all(answer.missing == FAILED for _, answer in part):
+                    held += part
+                else:
+                    yield held + part
+                    held = []
+        if held:
+            yield held
+
+    def _alone(self, images: Tensor, batch: Batch, spend: Spend) -> Iterator[Batch]:
+        for i, failed in batch:
+            asked = self.local or bool(spend.take([i], 2))
+            answers = self.ask(images[i : i + 1]) if asked else [failed]
+            yield [(i, replace(answer, attempt=2 if asked else 1)) for answer in answers]
 
     def _check(self, answers: list[Answer], found: npt.NDArray[Any]) -> None:
         why = answers[0].missing

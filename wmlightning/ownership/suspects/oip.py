@@ -66,7 +66,7 @@ class Oip(RemoteSuspect):
         self.datatype, self.answers = datatype, answers
         self.pixels = pixels_of(pixels)
         self.name = f"{self.name} {self.model}"
-        self._batched, self._batch_size = True, self.batch_size
+        self._batched, self._grey, self._batch_size = True, False, self.batch_size
         self._classes: int | None = None
         self._given = self.input, self.datatype, self.output, self.answers
         self._how = reading(*self._given, self.pixels)
@@ -100,25 +100,28 @@ class Oip(RemoteSuspect):
         """
         self.pixels.check(shape)
         self.input, self.datatype, self.output, self.answers = self._given  # and not what was found when last opened
-        self._batched, self.batch_size = True, self._batch_size
+        self._batched, self._grey, self.batch_size = True, False, self._batch_size
         content = self.fetch(self._address())
         inputs, outputs = (_tensors(content, key) for key in ("inputs", "outputs"))
         if inputs is None or outputs is None:
             wrong = f"{self.name}: what it says about its model cannot be read"
             raise UserError("suspect.url", wrong, "a service of the Open Inference Protocol")
-        self._choose_input(inputs)
+        self._choose_input(inputs, any(len(sides) == 2 for _, sides in outputs.values()))
+        if self._grey and shape is not None and shape[0] != 1:
+            raise UserError("suspect.input", f"{self.name} takes images without channels", "a key of grey images")
         self._choose_output(outputs)
 
-    def _choose_input(self, inputs: dict[str, tuple[str, list[int]]]) -> None:
+    def _choose_input(self, inputs: dict[str, tuple[str, list[int]]], in_batches: bool) -> None:
         if inputs and self.input is None and len(inputs) > 1:
-            raise UserError("suspect.input", f"{self.name} has several inputs", f"one of {_named(inputs)}")
+            raise UserError("suspect.input", f"{self.name} has several inputs", f"one of {self._named(inputs)}")
         name = self.input or next(iter(inputs), "input")
         if inputs and name not in inputs:
-            raise UserError("suspect.input", f"{self.name} has no {name!r}", f"one of {_named(inputs)}")
+            raise UserError("suspect.input", f"{self.name} has no {name!r}", f"one of {self._named(inputs)}")
         datatype, sides = inputs.get(name, ("", []))
         self.input, self.datatype = name, self.datatype or datatype or "FP32"
         if self.datatype not in ("UINT8", *_FLOATS):
-            raise UserError("suspect.input", f"{_short(name)!r} takes {self.datatype[:20]!r}", "an input of images")
+            wrong = f"{self._short(name)!r} takes {self.channel.clean(self.datatype)[:20]!r}"
+            raise UserError("suspect.input", wrong, "an input of images")
         self._check_pixels(name)
         if len(sides) == 4:
             if sides[0] > 1:
@@ -126,10 +129,13 @@ class Oip(RemoteSuspect):
                 raise UserError("suspect.model", f"{self.name} takes {sides[0]} images at once, never fewer", right)
             self.batch_size = 1 if sides[0] == 1 else self.batch_size
             sides = sides[1:]
+        elif len(sides) == 3 and in_batches and sides[0] in (-1, 1):  # grey, and nothing says so
+            self._grey, self.batch_size = True, 1 if sides[0] == 1 else self.batch_size
+            sides = [1, *sides[1:]] if self.pixels.layout == "nchw" else [*sides[1:], 1]
         elif len(sides) == 3:
             self._batched, self.batch_size = False, 1
         elif sides:
-            raise UserError("suspect.input", f"{_short(name)!r} has the shape {sides[:8]}", "an input of images")
+            raise UserError("suspect.input", f"{self._short(name)!r} has the shape {sides[:8]}", "an input of images")
         if len(sides) == 3 and min(sides) > 0:
             c, h, w = sides if self.pixels.layout == "nchw" else (sides[2], sides[0], sides[1])
             self.shape = (c, h, w)
@@ -139,12 +145,12 @@ class Oip(RemoteSuspect):
         if self.datatype != "UINT8" or (self.pixels.mean is None and self.pixels.kind != "unit"):
             return
         key, right = ("kind", "byte") if self.pixels.mean is None else ("mean", "mean and std null")
-        wrong = f"makes floats, and {_short(name)!r} takes UINT8"
+        wrong = f"makes floats, and {self._short(name)!r} takes UINT8"
         raise UserError(f"suspect.pixels.{key}", wrong, f"{right}, or suspect.datatype=FP32")
 
     def _choose_output(self, outputs: dict[str, tuple[str, list[int]]]) -> None:
         if outputs and self.output is not None and self.output not in outputs:
-            raise UserError("suspect.output", f"{self.name} has no {self.output!r}", f"one of {_named(outputs)}")
+            raise UserError("suspect.output", f"{self.name} has no {self.output!r}", f"one of {self._named(outputs)}")
         if not self._batched:
             outputs = {name: (datatype, [1, *sides]) for name, (datatype, sides) in outputs.items()}
         offered = {name: found for name, found in outputs.items() if self.output in (None, name)}
@@ -158,7 +164,7 @@ class Oip(RemoteSuspect):
             self.output, self.answers = min(fitting, key=lambda one: self._misfit(one[1], outputs[one[0]][1]))
             if len(offered) > 1 and self._misfit(self.answers, outputs[self.output][1]) > 1:
                 wrong = f"{self.name} gives no scores of {self._classes} classes"
-                raise UserError("suspect.output", wrong, f"one of {_named(outputs)}, or another model")
+                raise UserError("suspect.output", wrong, f"one of {self._named(outputs)}, or another model")
         elif offered:
             raise UserError(
                 "suspect.output", f"{self.name} gives no {' and no '.join(wanted)}", "another output or model"
@@ -176,11 +182,21 @@ class Oip(RemoteSuspect):
             return 1
         return 0 if sides[1] == self._classes else 2
 
+    def _short(self, name: str) -> str:
+        """A service may have given it any length, and put into it what we sent."""
+        name = self.channel.clean(name)
+        return name if len(name) <= _MOST else f"{name[:_MOST]}..."
+
+    def _named(self, tensors: Iterable[str]) -> str:
+        return listed(map(self._short, tensors))
+
     def encode(self, images: Tensor) -> bytes:
         """A request with one flat tensor."""
         kind = "byte" if self.datatype == "UINT8" else "unit"
         pixels = self.pixels.numbers(images, kind)
         shape = list(pixels.shape if self._batched else pixels.shape[1:])
+        if self._grey:  # (n, h, w)
+            shape = [len(images), *images.shape[2:]]
         tensor = {"name": self.input, "shape": shape, "datatype": self.datatype, "data": pixels.reshape(-1).tolist()}
         request: dict[str, Any] = {"inputs": [tensor]}
         if self.output is not None:
@@ -221,15 +237,6 @@ def _word(value: Any, key: str) -> str:
     if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
         raise UserError(key, f"{value!r} is no name", "a word, in quotes if it looks like a number")
     return str(value)
-
-
-def _short(name: str) -> str:
-    """A service may have given it any length."""
-    return name if len(name) <= _MOST else f"{name[:_MOST]}..."
-
-
-def _named(tensors: Iterable[str]) -> str:
-    return listed(map(_short, tensors))
 
 
 def _before_v2(url: str) -> str:

@@ -118,6 +118,14 @@ def _files_beside(file: Path) -> list[str]:
         for match in _BESIDE.finditer(content):
             size = sum((byte & 127) << 7 * i for i, byte in enumerate(match[1][:2]))
             name = content[match.end() : match.end() + size].decode("utf-8", "replace")
-            if name.isprintable() and (file.parent / name).is_file():
+            if name.isprintable() and _is_below(file.parent, name):
                 found.add(name)
     return sorted(found)
+
+
+def _is_below(folder: Path, name: str) -> bool:
+    """Whether there is such a file there. A stranger's model may name anything, and onnxruntime takes no other."""
+    try:
+        return not Path(name).is_absolute() and ".." not in Path(name).parts and (folder / name).is_file()
+    except OSError:  # no name that this system allows, or a folder that we may not look into
+        return False

@@ -48,6 +48,9 @@ class Pixels:
             raise UserError(
                 "suspect.pixels.std", f"{self.std!r} is not positive", "one positive number for each channel"
             )
+        if self.kind == "byte" and (0 < max(self.mean) <= 1 or max(self.std) < 1):
+            wrong = f"{self.mean!r} with std {self.std!r} are of pixels from 0 to 1"
+            raise UserError("suspect.pixels.mean", wrong, "kind=unit, or numbers of 0 to 255")
         if len(self.mean) != len(self.std) and 1 not in (len(self.mean), len(self.std)):
             wrong = f"{len(self.std)} values beside a mean of {len(self.mean)}"
             raise UserError("suspect.pixels.std", wrong, "one for each channel")

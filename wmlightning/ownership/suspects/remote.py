@@ -34,7 +34,7 @@ from wmlightning.ownership.suspects.base import (
     missing,
 )
 from wmlightning.ownership.suspects.flow import Flow, Result, unanswered
-from wmlightning.ownership.suspects.http import Channel, Http
+from wmlightning.ownership.suspects.http import Channel, Http, Progress
 from wmlightning.ownership.suspects.reading import NOTHING, parse
 from wmlightning.ownership.suspects.replies import Reply, refusal
 
@@ -153,7 +153,7 @@ class RemoteSuspect(Suspect):
                 await self._ask_alone(client, flow)
         if failed:
             raise failed[0]
-        if flow.lost:
+        if flow.gone:
             raise self._unreachable(flow)
         self._before += sum(result.in_doubt for result in flow.failures)
         flow.deliver([pair for result in flow.failures for pair in result.answers])
@@ -162,7 +162,7 @@ class RemoteSuspect(Suspect):
         """Is the service gone, or did it refuse? Images of requests that failed get one each, until one is answered."""
         several = [result.answers for result in flow.failures if result.in_doubt and len(result.answers) > 1]
         for i in [i for answers in several for i, _ in answers]:
-            if flow.failures and not flow.lost:
+            if flow.failures and not flow.gone:
                 flow.waiting.append([i])
                 await self._step(client, flow)
 
@@ -204,7 +204,8 @@ class RemoteSuspect(Suspect):
         if n > 1 and (reply.status == 413 or (reply.status in (400, 422) and not self._in_batches)):
             wrong = f"{self.name} does not take {n} images in a request ({reply.detail})"
             raise UserError("suspect.batch_size", wrong, f"fewer than {n}")
-        if not self._alive and reply.hopeless:
+        one = len(flow.failures) == 1 and reply.sent and bool(flow.waiting)  # it may not like just this image
+        if not self._alive and reply.hopeless and not one:
             raise refusal(self.name, reply)
         if self._before + len(flow.failures) >= self.http.patience or (not self._alive and not flow.waiting):
             raise self._unreachable(flow)
@@ -252,7 +253,13 @@ class RemoteSuspect(Suspect):
                 return Result(settled, [], reply)
             if allowed != which:
                 which, body = allowed, self.encode(flow.images[allowed])
-            reply = await self.channel.exchange(client, self.method, self.endpoint, body)
+            progress = Progress()
+            try:
+                reply = await self.channel.exchange(client, self.method, self.endpoint, body, progress)
+            except BaseException:  # somebody stops us
+                if not progress.sent:
+                    flow.spend.give_back(which)
+                raise
             if reply.sent:
                 tries.update(which)
             else:
@@ -273,6 +280,8 @@ class RemoteSuspect(Suspect):
 
     def _read(self, reply: Reply, n: int) -> list[Answer]:
         content = parse(reply.body)
+        if isinstance(content, str) and content[:1] in ("{", "["):  # JSON in JSON: scoring scripts often return text
+            content = parse(content.encode(errors="replace"))
         return missing(MALFORMED, n) if content is NOTHING else self.decode(content, n)
 
     def fetch(self, url: httpx.URL) -> Any:
