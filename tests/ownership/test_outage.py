@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from tests.conftest import REPO
 from tests.ownership.services import SHAPE, Call, K, Reply, api, honest, images, oip, oip_service, quick, serving
 from tests.ownership.test_verify import KEYS, TASK
+from wmlightning.errors import UserError
 from wmlightning.job import prepare
 from wmlightning.ownership.choice import triggers_of
 from wmlightning.ownership.key import keep_key, read_key
@@ -98,17 +99,19 @@ def test_what_is_said_of_an_image_is_no_outage(status: int) -> None:
     assert service.n_images == 20
 
 
-@pytest.mark.parametrize("status", [400, 403, 422, 503])
+@pytest.mark.parametrize("status", [400, 403, 422, 503, None])
 @pytest.mark.parametrize("n", [1, 4])
-def test_who_refuses_certain_images_is_asked_on(status: int, n: int) -> None:
-    def picky(call: Call) -> Reply:
-        return Reply({}, status) if any(pixel % 5 == 4 for pixel in call.pixels) else plain(call)
+def test_who_refuses_certain_images_is_asked_on(status: int | None, n: int) -> None:
+    def picky(call: Call) -> Reply | None:
+        refused = None if status is None else Reply({}, status)
+        return refused if any(pixel % 5 == 4 for pixel in call.pixels) else plain(call)
 
     with serving(lambda call: plain(call) if call.method == "GET" else picky(call)) as service:
         told, error = in_rounds(oip(service.url, quick(retries=0), batch_size=n), 40, n)
     assert error is None
     assert len(told) == 40
-    assert all(why == ("refused" if status < 500 else "server error") for why in told if why)
+    wanted = "connection lost" if status is None else "refused" if status < 500 else "server error"
+    assert all(why == wanted for why in told if why)
     assert all(told[4::5])
 
 
@@ -141,9 +144,11 @@ def owner(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("status", [503, 401])
 @pytest.mark.parametrize("sequential", [True, False])
+@pytest.mark.parametrize("still", [0, 1, 2])
 def test_the_same_command_goes_on_when_the_service_is_back(
-    owner: Path, tmp_path: Path, status: int, sequential: bool
+    owner: Path, tmp_path: Path, status: int, sequential: bool, still: int
 ) -> None:
+    """However often it was still down: what a new process takes for a mistake in the config costs nothing either."""
     key = tmp_path / "owner.key"
     key.write_bytes((owner / "owner.key").read_bytes())
     triggers, _ = triggers_of(read_key(key), read_key(key).check("", []), "new")
@@ -168,6 +173,10 @@ def test_the_same_command_goes_on_when_the_service_is_back(
         assert verdict.decision == "cannot tell"
         assert "5 requests in a row failed" in verdict.stopped
         assert len(service.calls) <= 3 + (5 + 3) * 2, "each twice, and those side by side"
+        for _ in range(still):
+            status = 401  # the token has expired, or nobody is behind the gateway
+            with pytest.raises(UserError, match=r"^suspect\.http\.headers: .*HTTP 401"):
+                go(service.url)
         down = False
         verdict = go(service.url)
     assert verdict.decision == "owned", verdict.text()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -88,7 +88,8 @@ def ask(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Verd
         typed = [f"key={place / key}.key", f"out={place / 'out'}", "suspect=callable", "suspect.batch_size=5"]
         typed.append("suspect._target_=made_up.Cable")
         with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
-            return verify(compose("verify", [*typed, *which, *overrides]))
+            cfg = compose("verify", [*typed, *which, *overrides])
+        return verify(cfg)
 
     return go
 
@@ -399,9 +400,11 @@ def test_a_mistake_costs_what_was_shown(ask: Callable[..., list[Verdict]], place
     assert len(as_json(place, "marks.spent.json")) == 40
 
 
-def test_a_mistake_after_answers_gives_back_what_depends_on_no_label(
-    ask: Callable[..., list[Verdict]], place: Path
+@pytest.mark.parametrize("options", [(), ("queries=40",)])
+def test_a_mistake_after_answers_keeps_what_is_set_aside(
+    ask: Callable[..., list[Verdict]], place: Path, options: tuple[str, ...]
 ) -> None:
+    """It may as well be the suspect: an outage that a new process sees from its start, a token that has expired."""
     owned, calls = knowing(read_key(place / "marks.key")), []
 
     def breaks(images: Images) -> list[int]:
@@ -410,10 +413,65 @@ def test_a_mistake_after_answers_gives_back_what_depends_on_no_label(
             raise UserError("suspect.batch_size", "too many", "1")
         return [answer if i else 3 for i, answer in enumerate(owned(images))]
 
-    with pytest.raises(UserError, match=r"^suspect.batch_size: "):
-        ask("marks", {"suspect": breaks}, "suspect._target_=made_up.Raising")
-    plan = next(entry["plan"] for entry in lines(place / "out") if "plan" in entry)
-    assert set(as_json(place, "marks.spent.json")) == set(plan["triggers"][: plan["apart"]])
+    for _ in range(3):
+        with pytest.raises(UserError, match=r"^suspect.batch_size: "):
+            ask("marks", {"suspect": breaks}, "suspect._target_=made_up.Raising", *options)
+        plan = next(entry["plan"] for entry in lines(place / "out") if "plan" in entry)
+        assert set(as_json(place, "marks.spent.json")) == set(plan["triggers"])
+    (verdict,) = ask("marks", {"suspect": owned}, "suspect._target_=made_up.Raising", *options)
+    assert verdict.decision == "owned"
+
+
+class Late(Function):
+    """While it is connected to, something else happens."""
+
+    meanwhile: ClassVar[Callable[[], object] | None] = None
+
+    def connect(self, shape: tuple[int, int, int] | None) -> None:
+        super().connect(shape)
+        meanwhile, Late.meanwhile = Late.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+
+
+def test_the_same_command_while_it_connects(ask: Callable[..., list[Verdict]], place: Path) -> None:
+    """The one that comes first to ask has its plan and its decoys there; the other says so, and changes nothing."""
+    owned = {"suspect": knowing(read_key(place / "marks.key"))}
+    Late.meanwhile = lambda: ask("marks", owned, "queries=40")
+    with pytest.raises(UserError, match=r"^transcript: .* names images that no plan of ours asks for"):
+        ask("marks", owned, "queries=40", f"suspect._target_={Late.__module__}.Late")
+    before = files(place / "out")
+    (verdict,) = ask("marks", owned, "queries=40")
+    assert verdict.decision == "owned"
+    assert files(place / "out")["decoys.secret"] == before["decoys.secret"]
+    assert sent(place / "out") == [
+        image for line in before["transcript.jsonl"].splitlines() for image in json.loads(line).get("sent", ())
+    ]
+
+
+def test_what_a_finished_look_has_left_is_there_for_others_beside_it(
+    ask: Callable[..., list[Verdict]], place: Path
+) -> None:
+    first, second = knowing(read_key(place / "marks.key")), lambda images: [3] * len(images)
+    (alone,) = ask("marks", {"first": first}, "queries=1000", f"out={place / 'out' / 'made-up-first'}", "alpha=0.001")
+    assert alone.decision == "owned"
+    again, other = ask("marks", {"first": first, "second": second}, "queries=1000", "alpha=0.002")
+    assert (again.decision, other.decision) == ("owned", "not shown"), (other.reason, other.stopped)
+
+
+@pytest.mark.parametrize("triggers", [None, 5, "a", {}])
+def test_a_plan_that_is_none_costs_the_others_nothing(
+    ask: Callable[..., list[Verdict]], place: Path, triggers: object
+) -> None:
+    owned = knowing(read_key(place / "marks.key"))
+    first, _ = folders(place, "first", "second")
+    first.mkdir(parents=True)
+    (first / "decoys.secret").write_bytes(bytes(32))
+    begun = ({"plan": {"triggers": triggers}}, {"sent": ["a"]})
+    (first / "transcript.jsonl").write_text("".join(json.dumps(line) + "\n" for line in begun))
+    verdicts = ask("marks", {"first": owned, "second": owned}, "queries=20", "alpha=0.01")
+    assert [verdict.decision for verdict in verdicts] == ["cannot tell", "owned"]
+    assert "was altered" in verdicts[0].reason
 
 
 def test_what_goes_on_after_a_mistake_is_set_aside_again(
@@ -563,7 +621,7 @@ def test_what_a_service_is_asked_with_tells_it_from_others() -> None:
     assert "model" not in names[0]
     for same in (
         json_api(url, headers={"Authorization": "new"}),
-        json_api(url, names=list("abcdefghij")),
+        json_api(url, method="PUT"),
         json_api(url, pixels=Pixels("unit")),
     ):
         assert named(same) == plain

@@ -38,6 +38,8 @@ def dealt(out: Path, triggers: ImageSet, terms: Terms = TERMS) -> Share:
     dealer = Dealer("k", MAKER, triggers, torch.full_like(triggers.labels, -1), terms, Spent(out / "k.key"))
     (share,) = dealer.deal([out], ["suspect"])
     assert isinstance(share, Share), share
+    if not share.begun:
+        share.keep_strangers(out)
     lines: list[dict[str, Any]] = [{"plan": share.plan.entry()}, {"sent": share.plan.triggers[:1]}]
     (out / "transcript.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return share

@@ -39,7 +39,7 @@ from tests.ownership.services import (
 from wmlightning.errors import UserError
 from wmlightning.ownership.recorded import Recorded
 from wmlightning.ownership.suspects.base import Answer, Suspect, Unreachable
-from wmlightning.ownership.transcript import image_digest, planned
+from wmlightning.ownership.transcript import Planned, image_digest, planned
 
 
 class Honest(Suspect):
@@ -466,14 +466,21 @@ def test_it_tells_when_answers_came_and_whether_they_are_of_today(path: Path) ->
 def test_plan_is_not_begun_by_what_nobody_saw(path: Path) -> None:
     with serving() as service, recorded(api(service.url), path) as asked:
         asked.agree({"a": 1})
-    assert planned(path) == ({"a": 1}, False)
+    assert planned(path) == Planned({"a": 1}, set(), done=False)
     with recorded(api(service.url, quick(patience=1)), path) as asked, pytest.raises(UserError, match="no connection"):
         asked.ask(images(3))
     assert any("unsent" in line for line in lines(path))
-    assert planned(path) == ({"a": 1}, False)
+    assert planned(path) == Planned({"a": 1}, set(), done=False)
     with path.open("a") as file:
         file.write('{"sent": ["a"]}\n{"sent": 3}\n3\n{')
-    assert planned(path) == ({"a": 1}, True)
+    assert planned(path) == Planned({"a": 1}, {"a"}, done=False)
+    with path.open("a") as file:
+        file.write('\n{"done": true}\n')
+    assert planned(path) == Planned({"a": 1}, {"a"}, done=True)
+    with path.open("a") as file:
+        file.write('{"plan": {"b": 2}}\n')
+    assert planned(path) == Planned({"b": 2}, {"a"}, done=False)
+    assert planned(path.parent) == Planned(None, set(), done=False), "what cannot be read, whoever opens it will tell"
 
 
 def test_what_cannot_be_sent_is_not_counted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

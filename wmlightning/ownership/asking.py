@@ -116,8 +116,12 @@ def _put(claim: Claim, share: Share, interview: Interview, asked: Recorded, out:
     planned, spent = set(share.plan.triggers), claim.spent
     suspect = suspect_named(asked.suspect, claim.key.secret)
     look = Look(share.plan.strangers, suspect, str(out.absolute()), share.plan.alpha)
-    if not share.begun:  # a kill right after this leaves no trigger set aside that no plan names
-        asked.agree(share.plan.entry())
+    if not share.begun:
+        if asked.shown:  # another process wrote its own plan there, or none did
+            wrong = f"{out / TRANSCRIPT} names images that no plan of ours asks for"
+            raise UserError("transcript", wrong, "the same command again if it was busy, or another folder")
+        share.keep_strangers(out)
+        asked.agree(share.plan.entry())  # a kill right after this leaves no trigger set aside that no plan names
     unseen = set[str]() if asked.done else planned - asked.shown
     spent.reserve(planned.difference(share.begun), look, share.earlier, unseen)
     finished = False
@@ -136,9 +140,8 @@ def _put(claim: Claim, share: Share, interview: Interview, asked: Recorded, out:
             spent.release(planned, look)
         elif finished:
             spent.release(share.plan.fresh_after(asked.shown))
-        elif interview.mistaken:  # without an answer, what was shown depends on no label
-            read = interview.answered > interview.silent
-            spent.interrupt(share.plan.fresh_after(asked.shown) if read else planned - asked.shown, look)
+        elif interview.mistaken and not asked.heard:  # without an answer, what was shown depends on no label
+            spent.interrupt(planned - asked.shown, look)
 
 
 def _nothing(test: str, assumption: str) -> TestResult:

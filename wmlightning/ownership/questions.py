@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -184,9 +185,10 @@ class SeveralMarks(Question):
     def _in_rounds(self, interview: Interview) -> TestResult:
         """Each round asks about as many open marks as could decide it, which depends on no label not yet looked at."""
         game = self._game()
+        left = filter(game.wanted, range(len(self.labels)))  # looked at late, and once: what is settled stays so
         while not game.reached and interview.ended is None:
             few = max(1, math.ceil((self.terms.missing - game.log_e) / math.log(max(2, len(self.pool)))))
-            wanted = [trigger for trigger in range(len(self.labels)) if game.wanted(trigger)][:few]
+            wanted = list(islice(left, few))
             if not wanted:
                 break
             for trigger, answer in zip(wanted, interview.stream(self._chosen(wanted)), strict=False):

@@ -117,6 +117,11 @@ class Recorded:
         return {digest for digest, times in self._sent.items() if times > 0}
 
     @property
+    def heard(self) -> bool:
+        """Whether a class was answered to any image."""
+        return any(answer.label is not None for answer in self._answers.values())
+
+    @property
     def done(self) -> bool:
         """Whether all that the plan asks for was asked."""
         return self._file is not None and self._file.done

@@ -27,7 +27,7 @@ from wmlightning.ownership.choice import choose, in_order
 from wmlightning.ownership.questions import Question, Terms
 from wmlightning.ownership.spent import Look, Spent, earlier_than
 from wmlightning.ownership.statistics.result import INDEPENDENT_LABELS, rounded
-from wmlightning.ownership.transcript import image_digests, planned
+from wmlightning.ownership.transcript import Planned, image_digests, planned
 from wmlightning.ownership.verdict import estimated
 from wmlightning.secret import Secret
 from wmlightning.watermarks.triggers import TriggerMaker
@@ -87,6 +87,7 @@ class Share:
         question: ready to be put.
         plan: what of it is held to.
         begun: the triggers of the transcript's own plan, if images left under it.
+        strangers: the verifier's secret of this plan.
         earlier: looks at the same suspect: what they were allowed is spent.
         left_out: why triggers of the key are not asked about; empty if none is.
     """
@@ -94,8 +95,16 @@ class Share:
     question: Question
     plan: Plan
     begun: list[str]
+    strangers: Secret
     earlier: list[Look] = field(default_factory=list)
     left_out: str = ""
+
+    def keep_strangers(self, out: Path) -> None:
+        """Keeps the verifier's own secret with the transcript: going on asks about the same decoys.
+
+        One that lies there already belongs to no transcript: whoever put it there may have prepared for its decoys.
+        """
+        write_bytes(out / _SECRET, self.strangers.reveal(), private=True)
 
     @property
     def left(self) -> float:
@@ -137,41 +146,40 @@ class Dealer:
             folders: of the suspects: what the transcript there says was planned is held to.
             suspects: their names, see :func:`~wmlightning.ownership.spent.suspect_named`; ``None`` if it is not there.
         """
-        begun = [self._begun(out) for out in folders]
-        for plan in begun:
-            self._taken |= set(map(str, plan.get("triggers", []))) if plan else set()
+        found = [planned(out / TRANSCRIPT) for out in folders]
+        begun = [one.plan if self._is_begun(one, out) else None for one, out in zip(found, folders, strict=True)]
+        for one, plan in zip(found, begun, strict=True):
+            self._taken |= _held(plan, one)
         shares: list[Share | UserError] = []
         for i, (entry, out, suspect) in enumerate(zip(begun, folders, suspects, strict=True)):
             try:
                 if entry is None:
-                    shares.append(self._first(begun[i:].count(None), out, suspect))
+                    shares.append(self._first(begun[i:].count(None), suspect))
                 else:
                     shares.append(self._further(entry, out, suspect))
             except UserError as error:
                 shares.append(error)
         return shares
 
-    def _begun(self, out: Path) -> dict[str, Any] | None:
-        """The plan in a folder, if images left under it, or were about to when the process was killed."""
-        plan, sent = planned(out / TRANSCRIPT)
-        at = str(out.absolute())
-        if plan is None or sent or any((look.plan, look.folder) == (plan.get("strangers"), at) for look in self._looks):
-            return plan
-        return None
+    def _is_begun(self, found: Planned, out: Path) -> bool:
+        """Whether images left under the plan in a folder, or were about to when the process was killed."""
+        plan, at = found.plan or {}, str(out.absolute())
+        known = any((look.plan, look.folder) == (plan.get("strangers"), at) for look in self._looks)
+        return bool(found.shown) or known
 
-    def _first(self, waiting: int, out: Path, suspect: str | None) -> Share:
+    def _first(self, waiting: int, suspect: str | None) -> Share:
         """A share of what is fresh, if ``waiting`` suspects want one."""
         earlier = [look for look in self._looks if look.suspect == suspect]
         terms = replace(self._terms, alpha=self._left(earlier))
         if earlier and terms.alpha < _LEAST:
             raise _looked_at(earlier, self._terms.alpha)
-        strangers = self._strangers(out)
         fresh = self._fresh()
         if not fresh:
             wrong = f"all {len(self._digests)} are spent, see {self._spent.path}"
             raise UserError("triggers", wrong, "the other kind of triggers")
         most = min(terms.queries, math.ceil(len(fresh) / waiting))
-        share = self._share(fresh, replace(terms, queries=most), strangers, [], earlier)
+        share = self._share(fresh, replace(terms, queries=most), Secret(secrets.token_bytes(32)), [], earlier)
+        self._taken |= set(share.plan.triggers)
         apart: int | None = share.question.apart()
         if apart and set(share.plan.triggers) != self._free:  # then others are left, whatever becomes of these
             apart = None
@@ -191,7 +199,7 @@ class Dealer:
             longer = plan.goes_on and terms.queries > plan.queries
             if math.isclose(plan.alpha, terms.alpha, rel_tol=_ALIKE):
                 terms = replace(terms, alpha=plan.alpha)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             wrong = f"the plan in {path} was altered, or is about other triggers"
             raise UserError("transcript", wrong, "another folder, or the options that it was begun with") from None
         for name, was, now in (
@@ -212,6 +220,8 @@ class Dealer:
         share = self._share(which, terms, strangers, plan.triggers, earlier, kept)
         if share.plan.test != plan.test or share.plan.triggers[: len(plan.triggers)] != plan.triggers:
             raise _another(path, "test", plan.test, f"{share.plan.test} with other triggers")
+        if longer:
+            self._taken |= set(share.plan.triggers)
         return replace(share, plan=replace(share.plan, apart=plan.apart))
 
     def _share(
@@ -226,22 +236,12 @@ class Dealer:
         places = torch.tensor(which, dtype=torch.int64)
         question = choose(self._maker, self._triggers, self._true, places, terms, strangers, kept)
         chosen = image_digests(question.triggers.images)
-        self._taken |= set(chosen)
         wanted = self._terms
         settled = (terms.alpha, wanted.sequential, wanted.queries, strangers.name())
         spent = len(set(self._digests) - self._free - set(begun))
         left_out = f"{spent} of {len(self._digests)} triggers were left out as spent, as {self._spent.path.name} says"
-        return Share(question, Plan(self._key, question.test, *settled, chosen), begun, earlier, left_out * bool(spent))
-
-    def _strangers(self, out: Path) -> Secret:
-        """The verifier's own secret, kept with the transcript: going on asks about the same decoys.
-
-        One that lies there already belongs to no transcript: whoever put it there may have prepared for its decoys.
-        """
-        path = out / _SECRET
-        out.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, secrets.token_bytes(32), private=True)
-        return _kept(path)
+        plan = Plan(self._key, question.test, *settled, chosen)
+        return Share(question, plan, begun, strangers, earlier, left_out * bool(spent))
 
     def _left(self, earlier: list[Look]) -> float:
         """The level that earlier looks have left."""
@@ -280,11 +280,23 @@ def _spent_on(looks: list[Look]) -> float:
     return sum(look.alpha for look in looks)
 
 
+def _held(plan: dict[str, Any] | None, found: Planned) -> set[str]:
+    """What a plan that was begun keeps from others: of one that has ended, and cannot be prolonged, what was shown."""
+    if plan is None:
+        return set()
+    if found.done and plan.get("test") != INDEPENDENT_LABELS:
+        return found.shown  # what else is spent, the notes say
+    triggers = plan.get("triggers")
+    return set(map(str, triggers)) if isinstance(triggers, list) else set()
+
+
 def _kept(path: Path) -> Secret:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise UserError("out", f"{path} is gone: what was asked follows from it", "a copy, or another folder") from None
+    except OSError as error:
+        raise UserError("out", f"{path}: {error.strerror}", "a file that you may read") from error
     if len(content) != 32:
         raise UserError("out", f"{path} is damaged", "another folder")
     return Secret(content)

@@ -16,6 +16,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -197,18 +198,39 @@ def line_about(what: str, images: Iterable[str], **more: Any) -> str:
     return f'{{"{what}": ["{listed}"], {json.dumps(more)[1:]}'
 
 
-def planned(path: Path) -> tuple[dict[str, Any] | None, bool]:
-    """The plan of a transcript that is not open, and whether images left; a damaged one tells when it is opened."""
-    plan, sent = None, Counter[str]()
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
+@dataclass(frozen=True)
+class Planned:
+    """What a transcript says that is not open.
+
+    Attributes:
+        plan: its last one.
+        shown: hashes of the images that left.
+        done: whether all that the plan asks for was asked.
+    """
+
+    plan: dict[str, Any] | None
+    shown: set[str]
+    done: bool
+
+
+def planned(path: Path) -> Planned:
+    """Reads it; a damaged one, or one that cannot be read, tells when it is opened."""
+    plan, sent, done = None, Counter[str](), False
+    try:
+        content = path.read_bytes()
+    except OSError:
+        content = b""
+    for line in content.splitlines():
         try:
             entry = json.loads(line)
             plan = entry.get("plan", plan)
+            done = bool(entry.get("done", done and "plan" not in entry))
             sent.update(map(str, entry.get("sent", ())))
             sent.subtract(map(str, entry.get("unsent", ())))
         except (ValueError, TypeError, AttributeError, RecursionError):
             continue
-    return plan if isinstance(plan, dict) else None, any(times > 0 for times in sent.values())
+    shown = {name for name, times in sent.items() if times > 0}
+    return Planned(plan if isinstance(plan, dict) else None, shown, done)
 
 
 def _sealed(private: dict[str, Any] | None, salt: bytes | None = None) -> dict[str, str] | None:
