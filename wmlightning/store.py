@@ -188,7 +188,8 @@ def check_data(card: dict[str, Any], job: Job, key: str) -> None:
     for part in ("data", "other_data"):
         was, now = (found.get(part) if isinstance(found, dict) else None for found in (identity, job.identity))
         if was is not None and was != now:
-            raise UserError(key, f"it was trained on data {was}, here are {now}", "the same data")
+            wrong = f"it was trained on data {cleaned(str(was), 500)}, here are {now}"
+            raise UserError(key, wrong, "the same data")
 
 
 class Run:

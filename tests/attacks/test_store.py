@@ -95,6 +95,29 @@ def test_a_victim_is_attacked_with_the_data_it_was_trained_on(main: Command, cop
         load_run(copied).triggers  # noqa: B018
 
 
+@pytest.mark.parametrize("odd", [{"curve": None}, {"curve": [3]}, {"curve": 3}])
+def test_a_card_that_lacks_its_rows_is_made_anew(main: Command, copied: Path, odd: dict[str, Any]) -> None:
+    assert main(*TASK, *FAST).code == 0
+    (file,) = copied.glob("attacks/prune-*/card.json")
+    whole = json.loads(file.read_text())
+    file.write_text(json.dumps({**whole, **odd}))
+    done = main(*TASK, *FAST)
+    assert done.code == 0, str(done)
+    assert metrics(card_of(copied)) == metrics(whole)
+
+
+@pytest.mark.parametrize("told", ["\x1b[31mred\n", "x" * 10**5, [3], {"name": "\x1b[31m"}])
+def test_what_a_card_says_of_its_data_is_shown_as_text(main: Command, copied: Path, told: Any) -> None:
+    card = json.loads((copied / "card.json").read_text())
+    card["identity"]["data"] = told
+    (copied / "card.json").write_text(json.dumps(card))
+    done = main(f"victim={copied}", *FAST)
+    assert done.code == 1
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: victim: it was trained on data ")
+    assert len(line) < 1000 and "\x1b" not in line
+
+
 def test_the_unmarked_model_is_looked_for_beside_the_victim(main: Command, copied: Path, tmp_path: Path) -> None:
     attack = ("attack=inversion", "attack.inversion.steps=2", "attack.inversion.restarts=1", "judge.n_strangers=3")
     elsewhere = main(f"victim={copied}", *attack, f"runs_dir={tmp_path / 'other'}")

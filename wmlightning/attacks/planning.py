@@ -95,9 +95,12 @@ class Assault:
         card = read_card(self.folder)
         if card is None or card.get("fingerprint") != self.fingerprint:
             return None
-        if self.keeps and any(row.get("weights") is None for row in card.get("curve", ())):
+        curve, findings = card.get("curve"), card.get("findings")
+        if self.keeps and not (
+            isinstance(curve, list) and all(isinstance(row, dict) and row.get("weights") for row in curve)
+        ):
             return None
-        if self.compares and card.get("findings", {}).get("twin") is None:
+        if self.compares and not (isinstance(findings, dict) and findings.get("twin")):
             return None
         return card
 
